@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0
+# Each verb is a script in harness/; `make` alone lists them.
+ARCH ?= x86_64
+export ARCH T KSRC V
+
+help:
+	@echo 'Verbs (variables: ARCH=x86_64, T=one test, KSRC=a 6.12.y tree or tarball, V=1):'
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10 | sed 's/^/  /'
+
+deps: ## install the packages listed in harness/deps (sudo where not root)
+	@harness/install-deps
+
+tree: ## make build/linux: the base kernel and the series on it
+	@harness/tree
+
+refresh: ## write the commits in build/linux back to patches/ and the new files
+	@harness/refresh
+
+series: tree ## make out/series, out/series.mbox and out/debian, and prove them with git am
+	@harness/series
+
+run: deps tree ## build, boot, and print what a guest sees of each kind of memory
+	@harness/run
+
+compare: deps tree ## the same table beside the unpatched base's
+	@harness/run --compare
+
+test: deps tree ## all tests; T=name for one
+	@harness/test
+
+bench: deps tree ## instructions per fault, base and series
+	@harness/bench
+
+check: deps tree ## checkpatch, sparse, W=1, coccicheck per patch; shellcheck on the harness
+	@harness/check
+
+shell: deps tree ## boot the patched kernel to a prompt
+	@harness/shell
+
+clean: ## remove build/ and out/, unless build/linux has work that is not written back
+	@harness/clean
+
+.PHONY: help deps tree refresh series run compare test bench check shell clean

@@ -1,0 +1,2658 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Map every kind of memory that a memslot can point to, and verify what the
+ * guest, the host and the pages' reference counts see of it.
+ *
+ * Each test runs in a process and a VM of its own.  Memory that userspace cannot
+ * come by comes from the module test_kvm_memory (CONFIG_KVM_TEST_MEMORY).
+ */
+#include <dirent.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/swap.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/compiler.h>
+#include <linux/userfaultfd.h>
+
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "ucall_common.h"
+
+#include "../../../../virt/kvm/tests/test_kvm_memory_uapi.h"
+
+#define MEM_GPA			0x40000000ul
+#define MEM_SLOT		10
+#define NR_VCPUS		2
+#define MAX_PAGES		1024
+#define HUGE_SIZE		0x200000ul
+
+/* Generous, an emulated machine may be slow. */
+#define ROW_TIMEOUT_SECONDS	240
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT		21
+#endif
+
+/* What the guest does between two exits. */
+enum guest_op {
+	OP_READ,
+	OP_POLL,
+	OP_WRITE,
+	OP_STRESS,
+	OP_UNEMULATABLE_WRITE,
+	OP_READ_INTERRUPTIBLE,
+};
+
+struct guest_cmd {
+	u64 op;
+	u64 gva;
+	u64 len;
+	u64 val;
+};
+
+static struct guest_cmd cmds[NR_VCPUS];
+
+/* How an access of the guest ended. */
+enum outcome {
+	DONE,
+	FAULT,
+	MMIO,
+	POISON,
+	INTERNAL_ERROR,
+};
+
+static const char * const outcome_names[] = {
+	[DONE]			= "-",
+	[FAULT]			= "-EFAULT",
+	[MMIO]			= "KVM_EXIT_MMIO",
+	[POISON]		= "SIGBUS",
+	[INTERNAL_ERROR]	= "KVM_EXIT_INTERNAL_ERROR",
+};
+
+/* The state of the running test. */
+static struct {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpus[NR_VCPUS];
+	u64 result[NR_VCPUS];
+
+	/* The memory as the memslot maps it, and another view of it. */
+	void *hva;
+	void *view;
+	size_t size;
+	size_t page_size;
+	int prot;
+	u32 slot_flags;
+
+	/*
+	 * The page that is shown in the table, what is at its start, and whether
+	 * the guest first writes it.
+	 */
+	size_t page;
+	u64 seed;
+	bool write_first;
+
+	/* The region of the test module, or -1, and its state when created. */
+	int fd;
+	u32 nr_pages;
+	bool refcounted;
+	struct tkm_page initial[MAX_PAGES];
+	s32 extra_refs[MAX_PAGES];
+} t;
+
+/* What a test tells its parent. */
+static struct report {
+	char skip[200];
+	/* These are constants, at the same address in parent and child. */
+	const char *read;
+	const char *write;
+	const char *exit;
+	u64 gfn;
+} *report;
+
+/*
+ * ---------------------------------------------------------------------------
+ * Guest
+ * ---------------------------------------------------------------------------
+ */
+
+static u64 guest_load(u64 gva, u64 len)
+{
+	switch (len) {
+	case 1:
+		return READ_ONCE(*(u8 *)gva);
+	case 2:
+		return READ_ONCE(*(u16 *)gva);
+	case 4:
+		return READ_ONCE(*(u32 *)gva);
+	default:
+		return READ_ONCE(*(u64 *)gva);
+	}
+}
+
+static void guest_store(u64 gva, u64 len, u64 val)
+{
+	switch (len) {
+	case 1:
+		WRITE_ONCE(*(u8 *)gva, val);
+		break;
+	case 2:
+		WRITE_ONCE(*(u16 *)gva, val);
+		break;
+	case 4:
+		WRITE_ONCE(*(u32 *)gva, val);
+		break;
+	default:
+		WRITE_ONCE(*(u64 *)gva, val);
+		break;
+	}
+}
+
+/* Write a value to each page of @len bytes, and read all of them back. */
+static void guest_stress(u64 gva, u64 len, u64 val)
+{
+	u64 off;
+
+	for (off = 0; off < len; off += MIN_PAGE_SIZE)
+		guest_store(gva + off, 8, val + off);
+
+	for (off = 0; off < len; off += MIN_PAGE_SIZE)
+		GUEST_ASSERT_EQ(guest_load(gva + off, 8), val + off);
+}
+
+static void guest_code(u64 id)
+{
+	struct guest_cmd *cmd = &cmds[id];
+
+	for (;;) {
+		u64 gva = READ_ONCE(cmd->gva);
+		u64 len = READ_ONCE(cmd->len);
+		u64 val = READ_ONCE(cmd->val);
+
+		switch (READ_ONCE(cmd->op)) {
+		case OP_READ:
+			val = guest_load(gva, len);
+			break;
+		case OP_POLL:
+			while (val--)
+				guest_load(gva, len);
+			val = guest_load(gva, len);
+			break;
+		case OP_WRITE:
+			guest_store(gva, len, val);
+			break;
+		case OP_STRESS:
+			guest_stress(gva, len, val);
+			break;
+#ifdef __x86_64__
+		case OP_UNEMULATABLE_WRITE:
+			/* KVM emulates no x87 loads and stores. */
+			asm volatile("fninit; fld1; fsts (%0)"
+				     :: "r"(gva) : "memory");
+			break;
+		case OP_READ_INTERRUPTIBLE:
+			asm volatile("sti; nop");
+			val = guest_load(gva, len);
+			asm volatile("cli");
+			break;
+#endif
+		default:
+			GUEST_FAIL("Unknown operation");
+		}
+
+		ucall(UCALL_SYNC, 1, val);
+	}
+}
+
+/*
+ * ---------------------------------------------------------------------------
+ * Running the guest
+ * ---------------------------------------------------------------------------
+ */
+
+/* Accessed with READ_ONCE() and WRITE_ONCE(), the handler comes unannounced. */
+static __thread bool expect_sigbus;
+static __thread int sigbus_code;
+static __thread void *sigbus_addr;
+
+static void sigbus_handler(int sig, siginfo_t *info, void *ucontext)
+{
+	static const char msg[] = "# Unexpected SIGBUS\n";
+
+	if (!READ_ONCE(expect_sigbus)) {
+		if (write(STDOUT_FILENO, msg, sizeof(msg) - 1) < 0)
+			_exit(254);
+		_exit(254);
+	}
+
+	WRITE_ONCE(sigbus_addr, info->si_addr);
+	WRITE_ONCE(sigbus_code, info->si_code);
+}
+
+/* Run a vCPU until its current operation is done, or cannot be done. */
+static enum outcome resume(int id)
+{
+	struct kvm_vcpu *vcpu = t.vcpus[id];
+	struct ucall uc;
+	int ret, err;
+
+	for (;;) {
+		WRITE_ONCE(sigbus_code, 0);
+		WRITE_ONCE(expect_sigbus, true);
+		ret = __vcpu_run(vcpu);
+		err = errno;
+		WRITE_ONCE(expect_sigbus, false);
+
+		if (READ_ONCE(sigbus_code))
+			return POISON;
+		if (ret == -1 && err == EINTR)
+			continue;
+		if (ret == -1 && err == EFAULT)
+			return FAULT;
+		TEST_ASSERT(!ret, "KVM_RUN failed: %s", strerror(err));
+
+		switch (get_ucall(vcpu, &uc)) {
+		case UCALL_SYNC:
+			t.result[id] = uc.args[0];
+			return DONE;
+		case UCALL_ABORT:
+			REPORT_GUEST_ASSERT(uc);
+		case UCALL_NONE:
+			break;
+		default:
+			assert_on_unhandled_exception(vcpu);
+			TEST_FAIL("Unexpected ucall %lu", uc.cmd);
+		}
+
+		if (vcpu->run->exit_reason == KVM_EXIT_MMIO)
+			return MMIO;
+		if (vcpu->run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
+			return INTERNAL_ERROR;
+		TEST_FAIL("Unexpected exit %u (%s)", vcpu->run->exit_reason,
+			  exit_reason_str(vcpu->run->exit_reason));
+	}
+}
+
+static enum outcome guest_do(int id, enum guest_op op, size_t off, size_t len,
+			     u64 val)
+{
+	struct guest_cmd *cmd = addr_gva2hva(t.vm, (vm_vaddr_t)&cmds[id]);
+
+	*cmd = (struct guest_cmd) {
+		.op = op,
+		.gva = MEM_GPA + off,
+		.len = len,
+		.val = val,
+	};
+	return resume(id);
+}
+
+static const char *outcome_str(enum outcome outcome)
+{
+	return outcome == DONE ? "success" : outcome_names[outcome];
+}
+
+static void assert_outcome(enum outcome outcome, enum outcome expected,
+			   const char *what, unsigned int line)
+{
+	test_assert(outcome == expected, what, __FILE__, line,
+		    "%s instead of %s", outcome_str(outcome),
+		    outcome_str(expected));
+}
+
+#define ASSERT_OUTCOME(expr, expected)					\
+	assert_outcome(expr, expected, #expr, __LINE__)
+
+/* An entry in the host's page table that the guest's access caused. */
+static void note_guest_mapping(size_t off)
+{
+	if (t.refcounted)
+		t.extra_refs[off / t.page_size] = 1;
+}
+
+static void guest_reads(size_t off, u64 expected)
+{
+	ASSERT_OUTCOME(guest_do(0, OP_READ, off, 8, 0), DONE);
+	TEST_ASSERT(t.result[0] == expected,
+		    "Guest reads 0x%lx instead of 0x%lx at offset 0x%lx",
+		    t.result[0], expected, off);
+	note_guest_mapping(off);
+}
+
+static void guest_writes(size_t off, u64 val)
+{
+	ASSERT_OUTCOME(guest_do(0, OP_WRITE, off, 8, val), DONE);
+	note_guest_mapping(off);
+}
+
+static void assert_mmio_write(int id, size_t off, size_t len, u64 val)
+{
+	struct kvm_run *run = t.vcpus[id]->run;
+	u64 data = 0;
+
+	TEST_ASSERT(run->mmio.is_write, "MMIO read instead of write");
+	TEST_ASSERT_EQ(run->mmio.phys_addr, MEM_GPA + off);
+	TEST_ASSERT_EQ(run->mmio.len, len);
+	memcpy(&data, run->mmio.data, len);
+	TEST_ASSERT_EQ(data, len == 8 ? val : val & ((1ul << len * 8) - 1));
+}
+
+static void __printf(1, 2) __noreturn skip(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(report->skip, sizeof(report->skip), fmt, ap);
+	va_end(ap);
+	exit(KSFT_SKIP);
+}
+
+/*
+ * ---------------------------------------------------------------------------
+ * Memory
+ * ---------------------------------------------------------------------------
+ */
+
+static void *map(size_t size, int prot, int flags, int fd)
+{
+	void *mem = mmap(NULL, size, prot, flags, fd, 0);
+
+	TEST_ASSERT(mem != MAP_FAILED, "mmap() failed: %s", strerror(errno));
+	return mem;
+}
+
+/* Map with the alignment of a huge page, as the GPA has it. */
+static void *map_aligned(size_t size, int prot, int flags, int fd)
+{
+	void *mem = map(size + HUGE_SIZE, PROT_NONE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+
+	mem = align_ptr_up(mem, HUGE_SIZE);
+	mem = mmap(mem, size, prot, flags | MAP_FIXED, fd, 0);
+	TEST_ASSERT(mem != MAP_FAILED, "mmap() failed: %s", strerror(errno));
+	return mem;
+}
+
+/* Whatever was at @off of the slot is replaced by fresh anonymous memory. */
+static void replace_page(size_t off, u64 val)
+{
+	void *mem = mmap(t.hva + off, t.page_size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+
+	TEST_ASSERT(mem == t.hva + off, "mmap() failed: %s", strerror(errno));
+	WRITE_ONCE(*(u64 *)mem, val);
+}
+
+static void module_ioctl(unsigned long cmd, void *arg)
+{
+	int ret = ioctl(t.fd, cmd, arg);
+
+	TEST_ASSERT(!ret, "ioctl 0x%lx of the test module failed: %s", cmd,
+		    strerror(errno));
+}
+
+static void get_counts(struct tkm_page *pages)
+{
+	struct tkm_counts counts = {
+		.nr = t.nr_pages,
+		.pages = (uintptr_t)pages,
+	};
+
+	module_ioctl(TKM_COUNTS, &counts);
+}
+
+/* Verify that nobody holds a reference that the page tables do not explain. */
+static void assert_counts(const char *when)
+{
+	struct tkm_page pages[MAX_PAGES];
+	u32 i;
+
+	if (t.fd < 0)
+		return;
+
+	get_counts(pages);
+	for (i = 0; i < t.nr_pages; i++)
+		TEST_ASSERT(pages[i].refcount ==
+			    t.initial[i].refcount + t.extra_refs[i],
+			    "%s: page %u has %d references instead of %d", when,
+			    i, pages[i].refcount,
+			    t.initial[i].refcount + t.extra_refs[i]);
+}
+
+static struct tkm_stats get_stats(void)
+{
+	struct tkm_stats stats;
+
+	module_ioctl(TKM_STATS, &stats);
+	return stats;
+}
+
+/* The host writes through the kernel if it can, which populates no mapping. */
+static void host_writes(size_t off, u64 val)
+{
+	if (t.fd < 0) {
+		WRITE_ONCE(*(u64 *)(t.view + off), val);
+		return;
+	}
+
+	TEST_ASSERT(pwrite(t.fd, &val, 8, off) == 8, "pwrite() failed: %s",
+		    strerror(errno));
+}
+
+static void host_reads(size_t off, u64 expected)
+{
+	u64 val;
+
+	if (t.view) {
+		val = READ_ONCE(*(u64 *)(t.view + off));
+		TEST_ASSERT(val == expected,
+			    "Host reads 0x%lx instead of 0x%lx at offset 0x%lx",
+			    val, expected, off);
+	}
+
+	if (t.fd < 0)
+		return;
+
+	TEST_ASSERT(pread(t.fd, &val, 8, off) == 8, "pread() failed: %s",
+		    strerror(errno));
+	TEST_ASSERT(val == expected,
+		    "Host kernel reads 0x%lx instead of 0x%lx at offset 0x%lx",
+		    val, expected, off);
+}
+
+/* Make the host drop its page table entries, and KVM with it, not the data. */
+static void zap(void)
+{
+	struct tkm_range range = { .nr = t.nr_pages };
+
+	if (t.fd >= 0) {
+		module_ioctl(TKM_ZAP, &range);
+		memset(t.extra_refs, 0, sizeof(t.extra_refs));
+		return;
+	}
+
+	TEST_ASSERT(!mprotect(t.hva, t.size, PROT_NONE) &&
+		    !mprotect(t.hva, t.size, t.prot),
+		    "mprotect() failed: %s", strerror(errno));
+}
+
+static void create_region(u32 kind, u32 flags, u32 nr_pages,
+			  u32 order)
+{
+	struct tkm_create create = {
+		.kind = kind,
+		.flags = flags,
+		.nr_pages = nr_pages,
+		.order = order,
+	};
+
+	TEST_ASSERT(nr_pages <= MAX_PAGES, "%u pages are too many", nr_pages);
+
+	t.fd = open(TKM_DEVICE, O_RDWR);
+	if (t.fd < 0)
+		skip("%s: %s, load the module test_kvm_memory", TKM_DEVICE,
+		     strerror(errno));
+
+	if (ioctl(t.fd, TKM_CREATE, &create)) {
+		if (kind == TKM_PFNMAP_PAGELESS && errno == ENODEV)
+			skip("the module has no memory without struct pages");
+		TEST_FAIL("TKM_CREATE of kind %u failed: %s", kind,
+			  strerror(errno));
+	}
+
+	t.nr_pages = nr_pages;
+	t.refcounted = kind == TKM_MIXEDMAP_NORMAL;
+	t.size = nr_pages * t.page_size;
+	get_counts(t.initial);
+}
+
+static void map_region(int prot)
+{
+	t.prot = prot;
+	t.hva = map_aligned(t.size, prot, MAP_SHARED, t.fd);
+}
+
+static void setup_region(u32 kind, u32 flags, u32 nr_pages,
+			 u32 order)
+{
+	create_region(kind, flags, nr_pages, order);
+	map_region(PROT_READ | PROT_WRITE);
+	/* A reference for each mapping makes the counts hard to predict. */
+	if (!t.refcounted)
+		t.view = map(t.size, PROT_READ | PROT_WRITE, MAP_SHARED, t.fd);
+}
+
+static void setup_anonymous(void)
+{
+	t.size = 16 * t.page_size;
+	t.hva = map_aligned(t.size, t.prot, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	t.view = t.hva;
+}
+
+static int set_slot(u32 flags, u64 gpa, size_t size, void *hva)
+{
+	return __vm_set_user_memory_region(t.vm, MEM_SLOT, flags, gpa, size, hva);
+}
+
+/* Returns the errno of the attempt to create the memslot. */
+static int try_create_vm(void)
+{
+	int i;
+
+	t.vm = vm_create_with_vcpus(NR_VCPUS, guest_code, t.vcpus);
+	for (i = 0; i < NR_VCPUS; i++)
+		vcpu_args_set(t.vcpus[i], 1, (u64)i);
+
+	if (set_slot(t.slot_flags, MEM_GPA, t.size, t.hva))
+		return errno;
+
+	virt_map(t.vm, MEM_GPA, MEM_GPA, t.size / t.vm->page_size);
+	return 0;
+}
+
+static void create_vm(void)
+{
+	int err = try_create_vm();
+
+	TEST_ASSERT(!err, "The memslot was refused: %s", strerror(err));
+}
+
+static void teardown(void)
+{
+	if (t.vm)
+		kvm_vm_free(t.vm);
+	assert_counts("after the VM is gone");
+
+	if (t.hva)
+		munmap(t.hva, t.size);
+	if (t.view && t.view != t.hva)
+		munmap(t.view, t.size);
+	memset(t.extra_refs, 0, sizeof(t.extra_refs));
+	assert_counts("after the mappings are gone");
+
+	if (t.fd >= 0)
+		close(t.fd);
+}
+
+/*
+ * ---------------------------------------------------------------------------
+ * Memory that maps
+ * ---------------------------------------------------------------------------
+ */
+
+static u64 host_value(size_t off, int round)
+{
+	return 0x1057000000000000ul + ((u64)round << 40) + off;
+}
+
+static u64 guest_value(size_t off, int round)
+{
+	return 0x6e57000000000000ul + ((u64)round << 40) + off;
+}
+
+/* Each side sees what the other one writes, in both orders. */
+static void check_page(size_t off, int round)
+{
+	host_writes(off, host_value(off, round));
+	guest_reads(off, host_value(off, round));
+	assert_counts("after a guest read");
+
+	guest_writes(off + 8, guest_value(off, round));
+	host_reads(off + 8, guest_value(off, round));
+	host_reads(off, host_value(off, round));
+	assert_counts("after a guest write");
+
+	host_writes(off, ~host_value(off, round));
+	guest_reads(off, ~host_value(off, round));
+}
+
+static void check_pages(int round)
+{
+	size_t last = t.size - t.page_size;
+
+	check_page(0, round);
+	check_page(t.page_size, round);
+	check_page(t.size / 2, round);
+	check_page(last, round);
+}
+
+static void test_maps(void)
+{
+	size_t last = t.size - t.page_size;
+
+	guest_reads(t.page * t.page_size, t.seed);
+
+	check_pages(1);
+
+	/* The bytes survive, and are found again by a read fault ... */
+	zap();
+	assert_counts("after a zap");
+	guest_reads(last, ~host_value(last, 1));
+	guest_reads(last + 8, guest_value(last, 1));
+	check_pages(2);
+
+	/* ... and by a write fault. */
+	zap();
+	guest_writes(last, guest_value(last, 3));
+	host_reads(last, guest_value(last, 3));
+	host_reads(last + 8, guest_value(last, 2));
+	assert_counts("after a write fault");
+}
+
+/* Every single page, by write faults, then by read faults. */
+static void test_maps_all(void)
+{
+	size_t off;
+
+	test_maps();
+
+	zap();
+	for (off = 0; off < t.size; off += t.page_size)
+		guest_writes(off, guest_value(off, 4));
+	assert_counts("after writing all pages");
+	for (off = 0; off < t.size; off += t.page_size)
+		host_reads(off, guest_value(off, 4));
+
+	zap();
+	for (off = 0; off < t.size; off += t.page_size)
+		guest_reads(off, guest_value(off, 4));
+	assert_counts("after reading all pages");
+}
+
+static void test_maps_huge(void)
+{
+	test_maps();
+
+#ifdef __x86_64__
+	/* Shadow paging follows the page size of the guest, which is 4 KiB. */
+	if (kvm_is_tdp_enabled())
+		TEST_ASSERT(vm_get_stat(t.vm, "pages_2m") > 0,
+			    "The host's huge page is not mapped huge");
+#endif
+}
+
+static void setup_memory(void)
+{
+	t.seed = host_value(t.page * t.page_size, 0);
+	host_writes(t.page * t.page_size, t.seed);
+}
+
+static void row_anonymous(void)
+{
+	setup_anonymous();
+	setup_memory();
+	create_vm();
+}
+
+static void row_thp(void)
+{
+	size_t i;
+
+	t.size = 2 * HUGE_SIZE;
+	t.hva = map_aligned(t.size, t.prot, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	t.view = t.hva;
+	if (madvise(t.hva, t.size, MADV_HUGEPAGE))
+		skip("MADV_HUGEPAGE: %s", strerror(errno));
+
+	for (i = 0; i < t.size; i += HUGE_SIZE)
+		memset(t.hva + i, 0, HUGE_SIZE);
+	setup_memory();
+	create_vm();
+}
+
+static void write_number(const char *path, long val)
+{
+	int fd = open(path, O_WRONLY);
+
+	TEST_ASSERT(fd >= 0, "open(%s): %s", path, strerror(errno));
+	TEST_ASSERT(dprintf(fd, "%ld", val) > 0, "write(%s): %s", path,
+		    strerror(errno));
+	close(fd);
+}
+
+/* Returns -1 where the file does not exist. */
+static long read_number(const char *path)
+{
+	FILE *f = fopen(path, "r");
+	long val = -1;
+
+	if (f) {
+		if (fscanf(f, "%ld", &val) != 1)
+			val = -1;
+		fclose(f);
+	}
+	return val;
+}
+
+static long nr_hugepages_before = -1;
+
+static void restore_hugepages(void)
+{
+	write_number("/proc/sys/vm/nr_hugepages", nr_hugepages_before);
+}
+
+static void row_hugetlb(void)
+{
+	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (21 << 26);
+	long nr = read_number("/proc/sys/vm/nr_hugepages");
+
+	if (nr < 0)
+		skip("no hugetlb");
+
+	t.size = HUGE_SIZE;
+	t.hva = mmap(NULL, t.size, t.prot, flags, -1, 0);
+	if (t.hva == MAP_FAILED) {
+		nr_hugepages_before = nr;
+		atexit(restore_hugepages);
+		write_number("/proc/sys/vm/nr_hugepages", nr + 1);
+		t.hva = mmap(NULL, t.size, t.prot, flags, -1, 0);
+	}
+	if (t.hva == MAP_FAILED) {
+		t.hva = NULL;
+		skip("no hugetlb page of 2 MiB: %s", strerror(errno));
+	}
+
+	t.view = t.hva;
+	setup_memory();
+	create_vm();
+}
+
+static int make_file(const char *dir, size_t size)
+{
+	char path[100];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/follow_pfn_test.XXXXXX", dir);
+	fd = mkstemp(path);
+	TEST_ASSERT(fd >= 0, "mkstemp(%s): %s", path, strerror(errno));
+	unlink(path);
+	TEST_ASSERT(!ftruncate(fd, size), "ftruncate(): %s", strerror(errno));
+	return fd;
+}
+
+static void setup_shared_file(int fd)
+{
+	t.size = 16 * t.page_size;
+	t.hva = map_aligned(t.size, t.prot, MAP_SHARED, fd);
+	t.view = map(t.size, t.prot, MAP_SHARED, fd);
+	close(fd);
+	setup_memory();
+	create_vm();
+}
+
+static void row_shmem(void)
+{
+	setup_shared_file(kvm_memfd_alloc(16 * t.page_size, false));
+}
+
+static void row_file(void)
+{
+	setup_shared_file(make_file(".", 16 * t.page_size));
+}
+
+static const char *dax_path;
+
+static void row_dax(void)
+{
+	int fd;
+
+	if (!dax_path)
+		skip("no DAX device given with -d");
+
+	fd = open(dax_path, O_RDWR);
+	TEST_ASSERT(fd >= 0, "%s: %s", dax_path, strerror(errno));
+	t.size = HUGE_SIZE;
+	t.hva = map_aligned(t.size, t.prot, MAP_SHARED, fd);
+	t.view = map_aligned(t.size, t.prot, MAP_SHARED, fd);
+	close(fd);
+	setup_memory();
+	create_vm();
+}
+
+/*
+ * ---------------------------------------------------------------------------
+ * Memory that must be copied before it is written
+ * ---------------------------------------------------------------------------
+ */
+
+static void row_zero_page(void)
+{
+	setup_anonymous();
+	create_vm();
+}
+
+static void test_zero_page(void)
+{
+	size_t p = t.page_size;
+
+	/* Both pages are read, and share the zero page, before any is written. */
+	guest_reads(0, 0);
+	guest_reads(p, 0);
+
+	/* The guest follows when the host replaces the page ... */
+	host_writes(0, host_value(0, 1));
+	guest_reads(0, host_value(0, 1));
+
+	/* ... and the host when the guest does. */
+	guest_writes(p, guest_value(p, 1));
+	host_reads(p, guest_value(p, 1));
+	guest_reads(p, guest_value(p, 1));
+
+	/* Nobody wrote into the zero page itself. */
+	guest_reads(2 * p, 0);
+	host_reads(3 * p, 0);
+
+	guest_writes(4 * p, guest_value(4, 2));
+	host_reads(4 * p, guest_value(4, 2));
+}
+
+static int snapshot_fd;
+
+static void row_private_snapshot(void)
+{
+	size_t off;
+
+	snapshot_fd = kvm_memfd_alloc(16 * t.page_size, false);
+	t.size = 16 * t.page_size;
+	for (off = 0; off < t.size; off += t.page_size) {
+		u64 val = host_value(off, 0);
+
+		TEST_ASSERT(pwrite(snapshot_fd, &val, 8, off) == 8,
+			    "pwrite(): %s", strerror(errno));
+	}
+
+	t.hva = map_aligned(t.size, t.prot, MAP_PRIVATE, snapshot_fd);
+	t.view = t.hva;
+	t.seed = host_value(0, 0);
+	create_vm();
+}
+
+static void test_private_snapshot(void)
+{
+	size_t off;
+	u64 val;
+
+	for (off = 0; off < t.size; off += t.page_size) {
+		/* Half of the pages are read first, half are written first. */
+		if (off & t.page_size)
+			guest_reads(off, host_value(off, 0));
+		guest_writes(off, guest_value(off, 1));
+		guest_reads(off, guest_value(off, 1));
+		host_reads(off, guest_value(off, 1));
+
+		host_writes(off, host_value(off, 2));
+		guest_reads(off, host_value(off, 2));
+
+		TEST_ASSERT(pread(snapshot_fd, &val, 8, off) == 8,
+			    "pread(): %s", strerror(errno));
+		TEST_ASSERT_EQ(val, host_value(off, 0));
+	}
+}
+
+#define KSM_DIR	"/sys/kernel/mm/ksm/"
+
+static struct {
+	long run, pages_to_scan, sleep_millisecs;
+} ksm_before;
+
+static void restore_ksm(void)
+{
+	write_number(KSM_DIR "run", ksm_before.run);
+	write_number(KSM_DIR "pages_to_scan", ksm_before.pages_to_scan);
+	write_number(KSM_DIR "sleep_millisecs", ksm_before.sleep_millisecs);
+}
+
+static void row_ksm(void)
+{
+	int i;
+
+	ksm_before.run = read_number(KSM_DIR "run");
+	if (ksm_before.run < 0)
+		skip("no KSM");
+	ksm_before.pages_to_scan = read_number(KSM_DIR "pages_to_scan");
+	ksm_before.sleep_millisecs = read_number(KSM_DIR "sleep_millisecs");
+
+	setup_anonymous();
+	t.seed = host_value(0, getpid());
+	for (i = 0; i < 16; i++)
+		host_writes(i * t.page_size, t.seed);
+	if (madvise(t.hva, t.size, MADV_MERGEABLE))
+		skip("MADV_MERGEABLE: %s", strerror(errno));
+
+	atexit(restore_ksm);
+	write_number(KSM_DIR "pages_to_scan", 1000);
+	write_number(KSM_DIR "sleep_millisecs", 10);
+	write_number(KSM_DIR "run", 1);
+	for (i = 0; read_number("/proc/self/ksm_merging_pages") < 16; i++) {
+		TEST_ASSERT(i < 1000, "KSM merges nothing");
+		usleep(10000);
+	}
+	write_number(KSM_DIR "run", 0);
+
+	create_vm();
+}
+
+static void test_ksm(void)
+{
+	int i;
+
+	for (i = 0; i < 16; i += 2)
+		guest_reads(i * t.page_size, t.seed);
+	TEST_ASSERT_EQ(read_number("/proc/self/ksm_merging_pages"), 16);
+
+	/* Pages that were read before and pages that were not. */
+	for (i = 0; i < 8; i++) {
+		guest_writes(i * t.page_size, guest_value(i, 1));
+		host_reads(i * t.page_size, guest_value(i, 1));
+		guest_reads(i * t.page_size, guest_value(i, 1));
+	}
+
+	/* No write went through to the page that is shared. */
+	for (i = 8; i < 16; i++) {
+		guest_reads(i * t.page_size, t.seed);
+		host_reads(i * t.page_size, t.seed);
+	}
+}
+
+/*
+ * ---------------------------------------------------------------------------
+ * Memory that must not be written
+ * ---------------------------------------------------------------------------
+ */
+
+/* RISC-V refuses a writable memslot over a VMA that is not. */
+#ifdef __riscv
+static const bool refuses_prot_read = true;
+#else
+static const bool refuses_prot_read;
+#endif
+
+static void row_prot_read(void)
+{
+	setup_anonymous();
+	setup_memory();
+	t.prot = PROT_READ;
+	TEST_ASSERT(!mprotect(t.hva, t.size, PROT_READ), "mprotect(): %s",
+		    strerror(errno));
+	if (refuses_prot_read)
+		TEST_ASSERT_EQ(try_create_vm(), EPERM);
+	else
+		create_vm();
+}
+
+static void test_prot_read(void)
+{
+	if (refuses_prot_read)
+		return;
+
+	guest_reads(0, t.seed);
+	ASSERT_OUTCOME(guest_do(0, OP_WRITE, 0, 8, guest_value(0, 1)), FAULT);
+	host_reads(0, t.seed);
+	ASSERT_OUTCOME(guest_do(1, OP_WRITE, t.page_size, 8, guest_value(1, 1)),
+		       FAULT);
+
+	/* The VM survives, and the write is done when it is allowed. */
+	TEST_ASSERT(!mprotect(t.hva, t.size, PROT_READ | PROT_WRITE),
+		    "mprotect(): %s", strerror(errno));
+	ASSERT_OUTCOME(resume(0), DONE);
+	ASSERT_OUTCOME(resume(1), DONE);
+	host_reads(0, guest_value(0, 1));
+	host_reads(t.page_size, guest_value(1, 1));
+}
+
+static void setup_pfnmap_prot_read(void)
+{
+	create_region(TKM_PFNMAP_REFCOUNTED, 0, 16, 0);
+	map_region(PROT_READ);
+	/* Writing is possible through the view only. */
+	t.view = map(t.size, PROT_READ | PROT_WRITE, MAP_SHARED, t.fd);
+	setup_memory();
+	if (refuses_prot_read)
+		TEST_ASSERT_EQ(try_create_vm(), EPERM);
+	else
+		create_vm();
+}
+
+static void row_pfnmap_prot_read_present(void)
+{
+	size_t off;
+
+	setup_pfnmap_prot_read();
+	for (off = 0; off < t.size; off += t.page_size)
+		READ_ONCE(*(u64 *)(t.hva + off));
+}
+
+static void row_pfnmap_prot_read_absent(void)
+{
+	t.write_first = true;
+	setup_pfnmap_prot_read();
+}
+
+static void test_pfnmap_prot_read(void)
+{
+	const u64 val = guest_value(0, 1);
+#ifdef __x86_64__
+	const enum outcome expected = MMIO;
+#else
+	const enum outcome expected = FAULT;
+#endif
+	if (refuses_prot_read)
+		return;
+
+	/* Page 1, not page 0: nobody has read it through KVM yet. */
+	ASSERT_OUTCOME(guest_do(1, OP_WRITE, t.page_size, 8, val), expected);
+	if (expected == MMIO) {
+		assert_mmio_write(1, t.page_size, 8, val);
+		ASSERT_OUTCOME(resume(1), DONE);
+	}
+	host_reads(t.page_size, 0);
+
+	guest_reads(0, t.seed);
+	host_writes(0, host_value(0, 2));
+	guest_reads(0, host_value(0, 2));
+	ASSERT_OUTCOME(guest_do(0, OP_WRITE, 0, 8, val), expected);
+	if (expected == MMIO) {
+		assert_mmio_write(0, 0, 8, val);
+		ASSERT_OUTCOME(resume(0), DONE);
+		guest_reads(0, host_value(0, 2));
+	}
+	host_reads(0, host_value(0, 2));
+	assert_counts("after refused writes");
+}
+
+static void require_readonly_slots(void)
+{
+	if (!kvm_has_cap(KVM_CAP_READONLY_MEM))
+		skip("this architecture has no KVM_MEM_READONLY");
+	t.slot_flags = KVM_MEM_READONLY;
+}
+
+static void row_readonly_slot(void)
+{
+	require_readonly_slots();
+	row_anonymous();
+}
+
+static void row_readonly_slot_pfnmap(void)
+{
+	require_readonly_slots();
+	setup_region(TKM_PFNMAP_REFCOUNTED, 0, 16, 0);
+	setup_memory();
+	create_vm();
+}
+
+static void test_readonly_slot(void)
+{
+	const u64 val = 0x8877665544332211ul;
+	size_t seed_off = t.page * t.page_size;
+	size_t len, off;
+
+	guest_reads(seed_off, t.seed);
+	assert_counts("after a guest read");
+
+	/* Writes to the page that is mapped, and to pages that are not. */
+	for (off = 0; off < 8 * t.page_size; off += t.page_size) {
+		for (len = 1; len <= 8; len *= 2) {
+			ASSERT_OUTCOME(guest_do(0, OP_WRITE, off + 16 + len,
+						len, val), MMIO);
+			assert_mmio_write(0, off + 16 + len, len, val);
+			ASSERT_OUTCOME(resume(0), DONE);
+		}
+		host_reads(off + 16, 0);
+		host_reads(off + 24, 0);
+		guest_reads(seed_off, t.seed);
+	}
+	assert_counts("after refused writes");
+
+	/* Reads go on working, also after a zap and a write exit. */
+	host_writes(seed_off, host_value(0, 2));
+	guest_reads(seed_off, host_value(0, 2));
+	zap();
+	guest_reads(seed_off, host_value(0, 2));
+	ASSERT_OUTCOME(guest_do(0, OP_WRITE, seed_off, 8, val), MMIO);
+	assert_mmio_write(0, seed_off, 8, val);
+	ASSERT_OUTCOME(resume(0), DONE);
+	guest_reads(seed_off, host_value(0, 2));
+	host_reads(seed_off, host_value(0, 2));
+}
+
+#ifdef __x86_64__
+static void test_readonly_slot_unemulatable(void)
+{
+	guest_reads(0, t.seed);
+	ASSERT_OUTCOME(guest_do(0, OP_UNEMULATABLE_WRITE, 0, 0, 0),
+		       INTERNAL_ERROR);
+	TEST_ASSERT_EQ(t.vcpus[0]->run->internal.suberror,
+		       KVM_INTERNAL_ERROR_EMULATION);
+	host_reads(0, t.seed);
+
+	/* The other vCPU does not care. */
+	ASSERT_OUTCOME(guest_do(1, OP_READ, 0, 8, 0), DONE);
+	TEST_ASSERT_EQ(t.result[1], t.seed);
+}
+
+static int uffd;
+static u32 uffd_fault_thread;
+
+static void row_async_pf(void)
+{
+	struct uffdio_api api = {
+		.api = UFFD_API,
+		.features = UFFD_FEATURE_THREAD_ID,
+	};
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+
+	setup_anonymous();
+	uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	if (uffd < 0)
+		skip("userfaultfd: %s", strerror(errno));
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_API, &api), "UFFDIO_API: %s",
+		    strerror(errno));
+	reg.range.start = (uintptr_t)t.hva;
+	reg.range.len = t.size;
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_REGISTER, &reg), "UFFDIO_REGISTER: %s",
+		    strerror(errno));
+	create_vm();
+}
+
+static void row_async_pf_readonly_slot(void)
+{
+	require_readonly_slots();
+	row_async_pf();
+}
+
+/* Supply a page, and remember which thread waits for it. */
+static void *uffd_server(void *arg)
+{
+	u64 src[MIN_PAGE_SIZE / 8] = { host_value(0, 7) };
+	struct uffdio_copy copy = {
+		.src = (uintptr_t)src,
+		.len = sizeof(src),
+	};
+	struct uffd_msg msg;
+
+	TEST_ASSERT(read(uffd, &msg, sizeof(msg)) == sizeof(msg), "read(): %s",
+		    strerror(errno));
+	TEST_ASSERT_EQ(msg.event, UFFD_EVENT_PAGEFAULT);
+	uffd_fault_thread = msg.arg.pagefault.feat.ptid;
+	copy.dst = msg.arg.pagefault.address & ~(MIN_PAGE_SIZE - 1ul);
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_COPY, &copy), "UFFDIO_COPY: %s",
+		    strerror(errno));
+	return NULL;
+}
+
+/*
+ * Memory that is not there is fetched by a worker of KVM, so that the vCPU can
+ * do something else: the thread that userfaultfd sees is not the vCPU's.
+ */
+static void test_async_pf(void)
+{
+	pthread_t server;
+
+	TEST_ASSERT(!pthread_create(&server, NULL, uffd_server, NULL),
+		    "pthread_create() failed");
+	ASSERT_OUTCOME(guest_do(0, OP_READ_INTERRUPTIBLE, 0, 8, 0), DONE);
+	pthread_join(server, NULL);
+
+	TEST_ASSERT_EQ(t.result[0], host_value(0, 7));
+	TEST_ASSERT(uffd_fault_thread != syscall(SYS_gettid),
+		    "The vCPU itself waited for the page");
+	host_reads(0, host_value(0, 7));
+}
+#endif /* __x86_64__ */
+
+/*
+ * ---------------------------------------------------------------------------
+ * Memory that get_user_pages() does not know
+ * ---------------------------------------------------------------------------
+ */
+
+static void row_pfnmap_pageless(void)
+{
+	setup_region(TKM_PFNMAP_PAGELESS, 0, 512, 0);
+	setup_memory();
+	create_vm();
+}
+
+static void row_pfnmap_pageless_remap(void)
+{
+	setup_region(TKM_PFNMAP_PAGELESS, TKM_EAGER, 512, 0);
+	setup_memory();
+	create_vm();
+}
+
+static void row_noncompound_head(void)
+{
+	setup_region(TKM_PFNMAP_NONCOMPOUND, 0, 512, 9);
+	setup_memory();
+	create_vm();
+}
+
+static void row_noncompound_tail(void)
+{
+	t.page = 1;
+	row_noncompound_head();
+}
+
+static void row_noncompound_remap(void)
+{
+	t.page = 1;
+	setup_region(TKM_PFNMAP_NONCOMPOUND, TKM_EAGER | TKM_IO, 512, 9);
+	setup_memory();
+	create_vm();
+}
+
+/* Only the head pages of the blocks, which have a reference. */
+static void test_noncompound_head(void)
+{
+	TEST_ASSERT_EQ(t.initial[0].refcount, 1);
+	guest_reads(0, t.seed);
+	check_page(0, 1);
+	zap();
+	guest_reads(0, ~host_value(0, 1));
+	check_page(0, 2);
+	zap();
+	guest_writes(0, guest_value(0, 3));
+	host_reads(0, guest_value(0, 3));
+	assert_counts("after a write fault");
+}
+
+static void test_noncompound(void)
+{
+	u32 i;
+
+	TEST_ASSERT_EQ(t.initial[0].refcount, 1);
+	for (i = 1; i < t.nr_pages; i++)
+		TEST_ASSERT_EQ(t.initial[i].refcount, 0);
+
+	test_maps_all();
+}
+
+static void row_pfnmap_refcounted(void)
+{
+	setup_region(TKM_PFNMAP_REFCOUNTED, 0, 64, 0);
+	setup_memory();
+	create_vm();
+}
+
+/* KVM must not write to struct pages of which it does not know the owner. */
+static void test_pfnmap_not_marked(void)
+{
+	const u32 marks = TKM_PAGE_DIRTY | TKM_PAGE_REFERENCED |
+			       TKM_PAGE_ACTIVE;
+	struct tkm_page pages[MAX_PAGES];
+	u32 i;
+
+	test_maps();
+	zap();
+	kvm_vm_free(t.vm);
+	t.vm = NULL;
+
+	get_counts(pages);
+	for (i = 0; i < t.nr_pages; i++)
+		TEST_ASSERT((pages[i].flags & marks) == (t.initial[i].flags & marks),
+			    "page %u has the flags 0x%x instead of 0x%x", i,
+			    pages[i].flags, t.initial[i].flags);
+}
+
+static void row_pfnmap_reserved(void)
+{
+	setup_region(TKM_PFNMAP_RESERVED, 0, 64, 0);
+	setup_memory();
+	create_vm();
+}
+
+static void test_pfnmap_reserved(void)
+{
+	u32 i;
+
+	for (i = 0; i < t.nr_pages; i++)
+		TEST_ASSERT(t.initial[i].flags & TKM_PAGE_RESERVED,
+			    "page %u is not reserved", i);
+	test_maps_all();
+}
+
+#define PCI_DIR	"/sys/bus/pci/devices"
+
+static long pci_attribute(const char *device, const char *name)
+{
+	char path[300];
+	unsigned long val = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), PCI_DIR "/%s/%s", device, name);
+	f = fopen(path, "r");
+	if (!f)
+		return 0;
+	if (fscanf(f, "%lx", &val) != 1)
+		val = 0;
+	fclose(f);
+	return val;
+}
+
+/* The shared memory of QEMU's ivshmem-plain is RAM behind a PCI BAR. */
+static void row_pci_bar(void)
+{
+	DIR *dir = opendir(PCI_DIR);
+	struct dirent *entry = NULL;
+	char path[300];
+	struct stat st;
+	int fd;
+
+	while (dir && (entry = readdir(dir)))
+		if (pci_attribute(entry->d_name, "vendor") == 0x1af4 &&
+		    pci_attribute(entry->d_name, "device") == 0x1110)
+			break;
+	if (!entry)
+		skip("no ivshmem-plain device");
+
+	snprintf(path, sizeof(path), PCI_DIR "/%s/enable", entry->d_name);
+	write_number(path, 1);
+	snprintf(path, sizeof(path), PCI_DIR "/%s/resource2", entry->d_name);
+	closedir(dir);
+
+	fd = open(path, O_RDWR);
+	TEST_ASSERT(fd >= 0 && !fstat(fd, &st), "%s: %s", path, strerror(errno));
+	t.size = st.st_size < HUGE_SIZE ? st.st_size : HUGE_SIZE;
+	t.hva = map_aligned(t.size, t.prot, MAP_SHARED, fd);
+	t.view = map(t.size, t.prot, MAP_SHARED, fd);
+	close(fd);
+	setup_memory();
+	create_vm();
+}
+
+static void row_pfnmap_readonly_pte(void)
+{
+	setup_region(TKM_PFNMAP_REFCOUNTED, TKM_WRITENOTIFY, 64, 0);
+	setup_memory();
+	/* An entry in the slot's own mapping, read-only although VM_WRITE. */
+	READ_ONCE(*(u64 *)(t.hva + t.page * t.page_size));
+	create_vm();
+}
+
+/*
+ * The upgrade through vm_ops->pfn_mkwrite() happens when the guest writes, and
+ * only then: an entry that is read must stay write-protected.
+ */
+static void test_pfnmap_readonly_pte(void)
+{
+	size_t off = t.page * t.page_size;
+	u64 mkwrites = get_stats().mkwrites;
+
+	/* The host installed the entry, KVM maps it for reading ... */
+	guest_reads(off, t.seed);
+	TEST_ASSERT_EQ(get_stats().mkwrites, mkwrites);
+	assert_counts("after a guest read");
+
+	/* ... and for writing. */
+	guest_writes(off, guest_value(off, 1));
+	TEST_ASSERT_EQ(get_stats().mkwrites, mkwrites + 1);
+	host_reads(off, guest_value(off, 1));
+	assert_counts("after an upgrade");
+
+	/* The upgrade is done once. */
+	guest_writes(off, guest_value(off, 2));
+	TEST_ASSERT_EQ(get_stats().mkwrites, mkwrites + 1);
+
+	/* After a zap it is KVM's own read fault that installs the entry. */
+	zap();
+	guest_reads(off, guest_value(off, 2));
+	TEST_ASSERT_EQ(get_stats().mkwrites, mkwrites + 1);
+	guest_writes(off, guest_value(off, 3));
+	TEST_ASSERT_EQ(get_stats().mkwrites, mkwrites + 2);
+	host_reads(off, guest_value(off, 3));
+
+	/* A write fault finds no entry, gets a read-only one and upgrades it. */
+	zap();
+	guest_writes(off, guest_value(off, 4));
+	TEST_ASSERT_EQ(get_stats().mkwrites, mkwrites + 3);
+	host_reads(off, guest_value(off, 4));
+	assert_counts("after a write fault");
+}
+
+#ifdef __x86_64__
+/*
+ * KVM emulates many instructions that it cannot map memory for, and then writes
+ * through the host's page table, which upgrades the entry as well.  Have one
+ * that it cannot emulate.
+ */
+static void test_pfnmap_readonly_pte_x87(void)
+{
+	u64 mkwrites = get_stats().mkwrites;
+
+	guest_reads(0, t.seed);
+	ASSERT_OUTCOME(guest_do(0, OP_UNEMULATABLE_WRITE, 0, 0, 0), DONE);
+	TEST_ASSERT_EQ(get_stats().mkwrites, mkwrites + 1);
+	/* A float 1.0 overwrites the lower half. */
+	host_reads(0, (t.seed & ~0xfffffffful) | 0x3f800000);
+
+	zap();
+	ASSERT_OUTCOME(guest_do(0, OP_UNEMULATABLE_WRITE, 0, 0, 0), DONE);
+	TEST_ASSERT_EQ(get_stats().mkwrites, mkwrites + 2);
+	assert_counts("after a write fault");
+}
+#endif
+
+static void row_mixedmap_normal(void)
+{
+	t.page = 1;
+	setup_region(TKM_MIXEDMAP_NORMAL, 0, 64, 0);
+	setup_memory();
+	create_vm();
+}
+
+static void row_mixedmap_special(void)
+{
+	setup_region(TKM_MIXEDMAP_SPECIAL, 0, 16, 0);
+	setup_memory();
+	create_vm();
+}
+
+static void test_mixedmap_special(void)
+{
+	size_t p = t.page_size;
+
+	/* With and without an entry that is present. */
+	READ_ONCE(*(u64 *)t.hva);
+	ASSERT_OUTCOME(guest_do(0, OP_READ, 0, 8, 0), FAULT);
+	ASSERT_OUTCOME(guest_do(1, OP_WRITE, p, 8, guest_value(p, 1)), FAULT);
+	assert_counts("after faults");
+	host_reads(0, t.seed);
+	host_reads(p, 0);
+
+	replace_page(0, host_value(0, 1));
+	replace_page(p, host_value(p, 1));
+	ASSERT_OUTCOME(resume(0), DONE);
+	TEST_ASSERT_EQ(t.result[0], host_value(0, 1));
+	ASSERT_OUTCOME(resume(1), DONE);
+	TEST_ASSERT_EQ(*(u64 *)(t.hva + p), guest_value(p, 1));
+}
+
+/*
+ * ---------------------------------------------------------------------------
+ * Memory that is not there
+ * ---------------------------------------------------------------------------
+ */
+
+static void row_hole(void)
+{
+	setup_anonymous();
+	setup_memory();
+	create_vm();
+	TEST_ASSERT(!munmap(t.hva, 2 * t.page_size), "munmap(): %s",
+		    strerror(errno));
+}
+
+static void row_prot_none(void)
+{
+	setup_anonymous();
+	setup_memory();
+	create_vm();
+	TEST_ASSERT(!mprotect(t.hva, 2 * t.page_size, PROT_NONE),
+		    "mprotect(): %s", strerror(errno));
+}
+
+static void test_faults(void)
+{
+	size_t p = t.page_size;
+
+	ASSERT_OUTCOME(guest_do(0, OP_READ, 0, 8, 0), FAULT);
+	ASSERT_OUTCOME(guest_do(1, OP_WRITE, p, 8, guest_value(p, 1)), FAULT);
+	ASSERT_OUTCOME(resume(0), FAULT);
+
+	replace_page(0, host_value(0, 1));
+	replace_page(p, host_value(p, 1));
+	ASSERT_OUTCOME(resume(0), DONE);
+	TEST_ASSERT_EQ(t.result[0], host_value(0, 1));
+	ASSERT_OUTCOME(resume(1), DONE);
+	host_reads(p, guest_value(p, 1));
+
+	/* A page that is mapped goes away, too. */
+	TEST_ASSERT(!mprotect(t.hva, p, PROT_NONE), "mprotect(): %s",
+		    strerror(errno));
+	ASSERT_OUTCOME(guest_do(0, OP_READ, 0, 8, 0), FAULT);
+	TEST_ASSERT(!mprotect(t.hva, p, PROT_READ | PROT_WRITE),
+		    "mprotect(): %s", strerror(errno));
+	ASSERT_OUTCOME(resume(0), DONE);
+	TEST_ASSERT_EQ(t.result[0], host_value(0, 1));
+}
+
+static void row_hwpoison(void)
+{
+	setup_anonymous();
+	setup_memory();
+	create_vm();
+
+	/* The page's owner is told at once. */
+	WRITE_ONCE(expect_sigbus, true);
+	if (madvise(t.hva, t.page_size, MADV_HWPOISON))
+		skip("MADV_HWPOISON: %s", strerror(errno));
+	WRITE_ONCE(expect_sigbus, false);
+}
+
+static void assert_sigbus(size_t off)
+{
+	TEST_ASSERT(sigbus_code == BUS_MCEERR_AR, "SIGBUS with code %d",
+		    sigbus_code);
+	TEST_ASSERT((sigbus_addr - t.hva) / t.page_size == off / t.page_size,
+		    "SIGBUS for %p instead of %p", sigbus_addr, t.hva + off);
+}
+
+static void test_hwpoison(void)
+{
+	ASSERT_OUTCOME(guest_do(0, OP_READ, 0, 8, 0), POISON);
+	assert_sigbus(0);
+	ASSERT_OUTCOME(guest_do(1, OP_WRITE, 8, 8, 0), POISON);
+	assert_sigbus(0);
+
+	replace_page(0, host_value(0, 1));
+	ASSERT_OUTCOME(resume(0), DONE);
+	TEST_ASSERT_EQ(t.result[0], host_value(0, 1));
+	ASSERT_OUTCOME(resume(1), DONE);
+}
+
+static void poison(bool on)
+{
+	struct tkm_poison poison = { .nr = 4, .on = on };
+
+	module_ioctl(TKM_POISON, &poison);
+}
+
+static void row_pfnmap_hwpoison(void)
+{
+	setup_region(TKM_PFNMAP_REFCOUNTED, 0, 16, 0);
+	setup_memory();
+	poison(true);
+	create_vm();
+}
+
+static void test_pfnmap_hwpoison(void)
+{
+	ASSERT_OUTCOME(guest_do(0, OP_READ, 0, 8, 0), POISON);
+	assert_sigbus(0);
+	ASSERT_OUTCOME(guest_do(1, OP_WRITE, t.page_size, 8, 1), POISON);
+	assert_sigbus(t.page_size);
+	assert_counts("after poisoned accesses");
+
+	/* Healthy neighbours are not affected, and the VM survives. */
+	poison(false);
+	ASSERT_OUTCOME(resume(0), DONE);
+	TEST_ASSERT_EQ(t.result[0], t.seed);
+	ASSERT_OUTCOME(resume(1), DONE);
+	host_reads(t.page_size, 1);
+	check_page(8 * t.page_size, 1);
+}
+
+/*
+ * ---------------------------------------------------------------------------
+ * Races
+ * ---------------------------------------------------------------------------
+ */
+
+#define SLOT_ROUNDS	20
+#define MMIO_VALUE	0x3310331033103310ul
+
+/*
+ * What the guest must read: a value as long as nothing changes, anything that
+ * was ever valid while @stable is false.
+ */
+static struct {
+	pthread_mutex_t lock;
+	u64 generation;
+	u64 value;
+	bool stable;
+	u64 verified;
+	bool stop;
+} expect = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static void read_expected(enum guest_op op, u64 nr_reads)
+{
+	u64 generation, value, read;
+	bool stable, stop = false;
+	enum outcome outcome;
+
+	while (!stop) {
+		pthread_mutex_lock(&expect.lock);
+		generation = expect.generation;
+		value = expect.value;
+		stable = expect.stable;
+		pthread_mutex_unlock(&expect.lock);
+
+		outcome = guest_do(0, op, 0, 8, nr_reads);
+		if (outcome == MMIO) {
+			struct kvm_run *run = t.vcpus[0]->run;
+
+			TEST_ASSERT(!run->mmio.is_write && run->mmio.len == 8 &&
+				    run->mmio.phys_addr == MEM_GPA,
+				    "Unexpected MMIO exit");
+			read = MMIO_VALUE;
+			memcpy(run->mmio.data, &read, sizeof(read));
+			outcome = resume(0);
+		}
+		ASSERT_OUTCOME(outcome, DONE);
+		read = t.result[0];
+
+		pthread_mutex_lock(&expect.lock);
+		if (stable && generation == expect.generation) {
+			TEST_ASSERT(read == value,
+				    "Guest reads 0x%lx instead of 0x%lx: stale",
+				    read, value);
+			expect.verified++;
+		}
+		stop = expect.stop;
+		pthread_mutex_unlock(&expect.lock);
+	}
+}
+
+static void *reader(void *arg)
+{
+	read_expected(OP_READ, 0);
+	return NULL;
+}
+
+/* Almost always in the guest, and so in a page fault as soon as possible. */
+static void *poller(void *arg)
+{
+	read_expected(OP_POLL, 1000);
+	return NULL;
+}
+
+static void expect_change(bool stable, u64 value)
+{
+	pthread_mutex_lock(&expect.lock);
+	expect.generation++;
+	expect.stable = stable;
+	expect.value = value;
+	expect.verified = 0;
+	pthread_mutex_unlock(&expect.lock);
+}
+
+static void stop_reader(pthread_t thread)
+{
+	pthread_mutex_lock(&expect.lock);
+	expect.stop = true;
+	pthread_mutex_unlock(&expect.lock);
+	pthread_join(thread, NULL);
+	assert_counts("after the race");
+}
+
+/* Nothing changes any more: wait until the guest has seen it @n times. */
+static void expect_verified(u64 n)
+{
+	u64 verified;
+
+	do {
+		usleep(100);
+		pthread_mutex_lock(&expect.lock);
+		verified = expect.verified;
+		pthread_mutex_unlock(&expect.lock);
+	} while (verified < n);
+}
+
+static void row_slot_race(void)
+{
+	setup_region(TKM_PFNMAP_REFCOUNTED, 0, 16, 0);
+	setup_memory();
+	create_vm();
+}
+
+/* Make the vCPU fault, and return in the middle of that fault. */
+static void catch_vcpu_in_fault(void)
+{
+	u64 faults = get_stats().faults;
+	u32 delay_us = 20000;
+
+	module_ioctl(TKM_DELAY, &delay_us);
+	zap();
+	while (get_stats().faults == faults)
+		usleep(100);
+	delay_us = 0;
+	module_ioctl(TKM_DELAY, &delay_us);
+}
+
+/* The new memslot has the same gfn and other memory. */
+static void race_delete(void *other, u64 other_value)
+{
+	catch_vcpu_in_fault();
+	expect_change(false, 0);
+	TEST_ASSERT(!set_slot(0, MEM_GPA, 0, NULL) &&
+		    !set_slot(0, MEM_GPA, t.size, other),
+		    "The memslot cannot be replaced: %s", strerror(errno));
+	expect_change(true, other_value);
+	expect_verified(3);
+
+	expect_change(false, 0);
+	TEST_ASSERT(!set_slot(0, MEM_GPA, 0, NULL), "The memslot cannot go: %s",
+		    strerror(errno));
+	expect_change(true, MMIO_VALUE);
+	expect_verified(3);
+
+	expect_change(false, 0);
+	TEST_ASSERT(!set_slot(0, MEM_GPA, t.size, t.hva),
+		    "The memslot cannot come back: %s", strerror(errno));
+	expect_change(true, t.seed);
+	expect_verified(3);
+}
+
+/* The memslot goes elsewhere and comes back. */
+static void race_move(void *other, u64 other_value)
+{
+	catch_vcpu_in_fault();
+	expect_change(false, 0);
+	TEST_ASSERT(!set_slot(0, MEM_GPA + HUGE_SIZE, t.size, t.hva),
+		    "The memslot cannot be moved: %s", strerror(errno));
+	expect_change(true, MMIO_VALUE);
+	expect_verified(3);
+
+	expect_change(false, 0);
+	TEST_ASSERT(!set_slot(0, MEM_GPA, t.size, t.hva),
+		    "The memslot cannot be moved back: %s", strerror(errno));
+	expect_change(true, t.seed);
+	expect_verified(3);
+}
+
+static void slot_race(void (*round)(void *other, u64 other_value))
+{
+	const u64 other_value = host_value(0, 9);
+	pthread_t thread;
+	void *other;
+	int i;
+
+	other = map_aligned(t.size, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	*(u64 *)other = other_value;
+
+	expect_change(true, t.seed);
+	TEST_ASSERT(!pthread_create(&thread, NULL, reader, NULL),
+		    "pthread_create() failed");
+	expect_verified(3);
+	for (i = 0; i < SLOT_ROUNDS; i++)
+		round(other, other_value);
+
+	stop_reader(thread);
+	munmap(other, t.size);
+}
+
+static void test_slot_deleted(void)
+{
+	slot_race(race_delete);
+}
+
+static void test_slot_moved(void)
+{
+	slot_race(race_move);
+}
+
+#define EXCHANGE_ROUNDS		2000
+#define EXCHANGE_MIN_ROUNDS	20
+#define EXCHANGE_MAX_SECONDS	20
+#define EXCHANGE_MAX_SPIN_NS	256000
+/* Coprime to the number of rounds, so that few of them try all delays, too. */
+#define EXCHANGE_STRIDE		97
+
+static void spin(long ns)
+{
+	struct timespec begin, now;
+
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	do {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while ((now.tv_sec - begin.tv_sec) * 1000000000 +
+		 now.tv_nsec - begin.tv_nsec < ns);
+}
+
+/*
+ * The host makes the mapping point to another page, which makes the vCPU fault,
+ * and back again at any moment of that fault.
+ */
+static void test_exchange_race(void)
+{
+	struct tkm_exchange exchange = { .a = 0, .b = 1 };
+	struct timespec begin, now;
+	pthread_t thread;
+	int i, delay;
+
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	host_writes(t.page_size, host_value(0, 9));
+	expect_change(true, t.seed);
+	TEST_ASSERT(!pthread_create(&thread, NULL, poller, NULL),
+		    "pthread_create() failed");
+	for (i = 0; i < EXCHANGE_ROUNDS; i++) {
+		/* A round takes long if the two threads share a CPU. */
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		if (i >= EXCHANGE_MIN_ROUNDS &&
+		    now.tv_sec - begin.tv_sec > EXCHANGE_MAX_SECONDS)
+			break;
+
+		delay = i * EXCHANGE_STRIDE % EXCHANGE_ROUNDS;
+		expect_change(false, 0);
+		module_ioctl(TKM_EXCHANGE, &exchange);
+		spin((long)delay * EXCHANGE_MAX_SPIN_NS / EXCHANGE_ROUNDS);
+		module_ioctl(TKM_EXCHANGE, &exchange);
+		expect_change(true, t.seed);
+		expect_verified(1);
+	}
+	stop_reader(thread);
+}
+
+#define ZAP_PASSES	100
+
+static atomic_bool zapper_stop;
+static atomic_ulong nr_zaps;
+
+/*
+ * KVM looks pages of VM_PFNMAP VMAs up without taking references, not even for
+ * a moment.
+ */
+static void *zapper(void *arg)
+{
+	while (!atomic_load(&zapper_stop)) {
+		zap();
+		assert_counts("while the guest runs");
+		atomic_fetch_add(&nr_zaps, 1);
+	}
+	return NULL;
+}
+
+static void zap_race(void *(*thread)(void *arg))
+{
+	size_t off;
+	pthread_t zap_thread;
+	u64 val;
+	int pass;
+
+	TEST_ASSERT(!pthread_create(&zap_thread, NULL, thread, NULL),
+		    "pthread_create() failed");
+	for (pass = 0; pass < ZAP_PASSES || atomic_load(&nr_zaps) < ZAP_PASSES;
+	     pass++) {
+		val = guest_value(0, pass);
+		ASSERT_OUTCOME(guest_do(0, OP_STRESS, 0, t.size, val), DONE);
+		for (off = 0; off < t.size; off += MIN_PAGE_SIZE)
+			host_reads(off, val + off);
+	}
+	atomic_store(&zapper_stop, true);
+	pthread_join(zap_thread, NULL);
+	assert_counts("after the race");
+}
+
+static void row_zap_race(void)
+{
+	setup_region(TKM_PFNMAP_NONCOMPOUND, 0, 32, 4);
+	setup_memory();
+	create_vm();
+}
+
+static void test_zap_race(void)
+{
+	zap_race(zapper);
+}
+
+static void row_zap_race_readonly_pte(void)
+{
+	setup_region(TKM_PFNMAP_REFCOUNTED, TKM_WRITENOTIFY, 32, 0);
+	setup_memory();
+	create_vm();
+}
+
+static void *shmem_zapper(void *arg)
+{
+	while (!atomic_load(&zapper_stop)) {
+		madvise(t.hva, t.size, MADV_DONTNEED);
+		atomic_fetch_add(&nr_zaps, 1);
+	}
+	return NULL;
+}
+
+static void test_zap_race_shmem(void)
+{
+	zap_race(shmem_zapper);
+}
+
+/*
+ * ---------------------------------------------------------------------------
+ * No guest write is lost
+ * ---------------------------------------------------------------------------
+ */
+
+#define DIRTY_PAGES	16
+#define DIRTY_ROUNDS	24
+#define ZRAM_SIZE	(8l << 20)
+
+static long zram_id = -1;
+static char zram_path[40];
+static bool zram_swap;
+
+static void remove_zram(void)
+{
+	char path[60];
+
+	if (zram_swap && swapoff(zram_path))
+		perror("swapoff");
+	snprintf(path, sizeof(path), "/sys/block/zram%ld/reset", zram_id);
+	write_number(path, 1);
+	write_number("/sys/class/zram-control/hot_remove", zram_id);
+}
+
+/* A fresh block device, so that nobody's data is in danger. */
+static void add_zram(void)
+{
+	char path[60];
+
+	zram_id = read_number("/sys/class/zram-control/hot_add");
+	if (zram_id < 0)
+		skip("no zram");
+	atexit(remove_zram);
+	snprintf(path, sizeof(path), "/sys/block/zram%ld/disksize", zram_id);
+	write_number(path, ZRAM_SIZE);
+	snprintf(zram_path, sizeof(zram_path), "/dev/zram%ld", zram_id);
+}
+
+static void add_swap(void)
+{
+	struct {
+		char bootbits[1024];
+		u32 version;
+		u32 last_page;
+	} header = {
+		.version = 1,
+		.last_page = ZRAM_SIZE / t.page_size - 1,
+	};
+	int fd;
+
+	add_zram();
+	fd = open(zram_path, O_WRONLY);
+	TEST_ASSERT(fd >= 0, "%s: %s", zram_path, strerror(errno));
+	TEST_ASSERT(pwrite(fd, &header, sizeof(header), 0) == sizeof(header) &&
+		    pwrite(fd, "SWAPSPACE2", 10, t.page_size - 10) == 10 &&
+		    !fsync(fd), "%s: %s", zram_path, strerror(errno));
+	close(fd);
+	TEST_ASSERT(!swapon(zram_path, 0), "swapon(%s): %s", zram_path,
+		    strerror(errno));
+	zram_swap = true;
+}
+
+/* Count the pages of the slot that are not in memory any more. */
+static int nr_evicted(void)
+{
+	unsigned char resident[DIRTY_PAGES];
+	int i, n = 0;
+
+	TEST_ASSERT(!mincore(t.hva, t.size, resident), "mincore(): %s",
+		    strerror(errno));
+	for (i = 0; i < DIRTY_PAGES; i++)
+		n += !(resident[i] & 1);
+	return n;
+}
+
+static int evict_to_swap(int fd)
+{
+	TEST_ASSERT(!madvise(t.hva, t.size, MADV_PAGEOUT), "MADV_PAGEOUT: %s",
+		    strerror(errno));
+	return nr_evicted();
+}
+
+static int evict_to_disk(int fd)
+{
+	TEST_ASSERT(!fsync(fd), "fsync(): %s", strerror(errno));
+	TEST_ASSERT(!madvise(t.hva, t.size, MADV_DONTNEED), "MADV_DONTNEED: %s",
+		    strerror(errno));
+	/* Drops what is clean: data whose page was not marked dirty is lost. */
+	posix_fadvise(fd, 0, t.size, POSIX_FADV_DONTNEED);
+	return nr_evicted();
+}
+
+/*
+ * Evict pages between all sequences of accesses that leave a writable mapping
+ * behind, made by a read or by a write, before or after the page was cleaned.
+ */
+static void no_write_is_lost(int (*evict)(int fd), int fd)
+{
+	u64 values[DIRTY_PAGES] = { };
+	int evicted = 0, round, i;
+	size_t off;
+
+	for (round = 0; round < DIRTY_ROUNDS; round++) {
+		for (i = 0; i < DIRTY_PAGES; i++) {
+			off = i * t.page_size;
+			if (round & 1)
+				guest_reads(off, values[i]);
+			if ((round + i) & 2)
+				host_writes(off, host_value(off, round));
+			if ((round + i) & 4)
+				guest_do(0, OP_READ, off, 8, 0);
+			values[i] = guest_value(off, round);
+		}
+		if (round & 8)
+			evicted += evict(fd);
+		for (i = 0; i < DIRTY_PAGES; i++)
+			guest_writes(i * t.page_size, values[i]);
+		evicted += evict(fd);
+		for (i = 0; i < DIRTY_PAGES; i++) {
+			off = i * t.page_size;
+			if ((round + i) & 1)
+				guest_reads(off, values[i]);
+			else
+				host_reads(off, values[i]);
+		}
+		/* In memory, maybe with a clean copy elsewhere. */
+		for (i = 0; i < DIRTY_PAGES; i += 3) {
+			values[i] = ~values[i];
+			guest_writes(i * t.page_size, values[i]);
+		}
+		evicted += evict(fd);
+		for (i = 0; i < DIRTY_PAGES; i++)
+			host_reads(i * t.page_size, values[i]);
+	}
+
+	TEST_ASSERT(evicted > DIRTY_PAGES * DIRTY_ROUNDS,
+		    "Only %d pages were evicted", evicted);
+}
+
+static void row_dirty_swap(void)
+{
+	add_swap();
+	setup_anonymous();
+	create_vm();
+}
+
+static void test_dirty_swap(void)
+{
+	no_write_is_lost(evict_to_swap, -1);
+}
+
+static void row_dirty_shmem_swap(void)
+{
+	add_swap();
+	row_shmem();
+	/* Pages with a second mapping are not paged out. */
+	munmap(t.view, t.size);
+	t.view = t.hva;
+	host_writes(0, 0);
+}
+
+/*
+ * MADV_FREE makes pages clean, but leaves them writable in the host's page
+ * table: it is only KVM that knows of a guest write, or of the possibility of
+ * one, and must mark the page dirty.
+ */
+static void test_dirty_madv_free(void)
+{
+	int round, i, nr_discarded = 0;
+	size_t off;
+
+	for (round = 0; round < DIRTY_ROUNDS; round++) {
+		for (off = 0; off < t.size; off += t.page_size)
+			guest_writes(off, host_value(off, round));
+		TEST_ASSERT(!madvise(t.hva, t.size, MADV_FREE), "MADV_FREE: %s",
+			    strerror(errno));
+		/*
+		 * Read and write, or write only.  Leave the other half alone:
+		 * KVM may map the neighbours of a page in advance, and then
+		 * must mark these as well.
+		 */
+		for (i = 0; i < DIRTY_PAGES / 2; i++) {
+			off = i * t.page_size;
+			if ((round + i) & 1)
+				guest_reads(off, host_value(off, round));
+			guest_writes(off, guest_value(off, round));
+		}
+		TEST_ASSERT(!madvise(t.hva, t.size, MADV_PAGEOUT),
+			    "MADV_PAGEOUT: %s", strerror(errno));
+		for (i = 0; i < DIRTY_PAGES; i++) {
+			off = i * t.page_size;
+			if (i < DIRTY_PAGES / 2)
+				host_reads(off, guest_value(off, round));
+			else
+				nr_discarded += !READ_ONCE(*(u64 *)(t.hva + off));
+		}
+	}
+
+	TEST_ASSERT(nr_discarded, "MADV_FREE had no effect");
+}
+
+static int dirty_fd;
+
+static void row_dirty_file(void)
+{
+	add_zram();
+	dirty_fd = open(zram_path, O_RDWR);
+	TEST_ASSERT(dirty_fd >= 0, "%s: %s", zram_path, strerror(errno));
+	t.size = 16 * t.page_size;
+	t.hva = map_aligned(t.size, t.prot, MAP_SHARED, dirty_fd);
+	t.view = t.hva;
+	create_vm();
+}
+
+static void test_dirty_file(void)
+{
+	no_write_is_lost(evict_to_disk, dirty_fd);
+	munmap(t.hva, t.size);
+	t.hva = NULL;
+	t.view = NULL;
+	close(dirty_fd);
+}
+
+/*
+ * ---------------------------------------------------------------------------
+ * The test module itself
+ * ---------------------------------------------------------------------------
+ */
+
+static void assert_refused(unsigned long cmd, void *arg, int err)
+{
+	int ret = ioctl(t.fd, cmd, arg);
+
+	TEST_ASSERT(ret == -1 && errno == err,
+		    "ioctl 0x%lx returned %d, errno %d instead of %d", cmd, ret,
+		    errno, err);
+}
+
+static void row_module(void)
+{
+	t.fd = open(TKM_DEVICE, O_RDWR);
+	if (t.fd < 0)
+		skip("%s: %s, load the module test_kvm_memory", TKM_DEVICE,
+		     strerror(errno));
+}
+
+static void test_module(void)
+{
+	static const struct tkm_create bad_creates[] = {
+		{ .kind = 0, .nr_pages = 1 },
+		{ .kind = TKM_MIXEDMAP_SPECIAL + 1, .nr_pages = 1 },
+		{ .kind = TKM_PFNMAP_REFCOUNTED, .nr_pages = 0 },
+		{ .kind = TKM_PFNMAP_REFCOUNTED, .nr_pages = TKM_MAX_PAGES + 1 },
+		{ .kind = TKM_PFNMAP_REFCOUNTED, .nr_pages = 2, .order = 1 },
+		{ .kind = TKM_PFNMAP_REFCOUNTED, .nr_pages = 1, .flags = 1u << 31 },
+		{ .kind = TKM_PFNMAP_REFCOUNTED, .nr_pages = 1,
+		  .flags = TKM_EAGER | TKM_WRITENOTIFY },
+		{ .kind = TKM_PFNMAP_NONCOMPOUND, .nr_pages = 3, .order = 1 },
+		{ .kind = TKM_PFNMAP_NONCOMPOUND, .nr_pages = 64, .order = 64 },
+		{ .kind = TKM_MIXEDMAP_NORMAL, .nr_pages = 1, .flags = TKM_IO },
+	};
+	struct tkm_create create = {
+		.kind = TKM_PFNMAP_REFCOUNTED,
+		.nr_pages = 4,
+	};
+	struct tkm_range range = { .first = 3, .nr = 1 };
+	struct tkm_counts counts = { .nr = 4 };
+	struct tkm_poison poison = { .nr = 1, .on = 2 };
+	struct tkm_exchange exchange = { .a = 0, .b = 4 };
+	u32 delay_us = TKM_MAX_DELAY_US + 1;
+	char bytes[16];
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(bad_creates); i++)
+		assert_refused(TKM_CREATE, (void *)&bad_creates[i], EINVAL);
+	assert_refused(TKM_CREATE, NULL, EFAULT);
+
+	/* Nothing to work on yet. */
+	assert_refused(TKM_ZAP, &range, ENXIO);
+	TEST_ASSERT(pread(t.fd, bytes, 1, 0) == -1 && errno == ENXIO,
+		    "pread() of nothing succeeds");
+	TEST_ASSERT(mmap(NULL, t.page_size, PROT_READ, MAP_SHARED, t.fd, 0) ==
+		    MAP_FAILED && errno == ENXIO, "mmap() of nothing succeeds");
+
+	module_ioctl(TKM_CREATE, &create);
+	assert_refused(TKM_CREATE, &create, EBUSY);
+	t.nr_pages = create.nr_pages;
+	get_counts(t.initial);
+	module_ioctl(TKM_ZAP, &range);
+
+	/* Beyond the end, also by an overflow. */
+	range.nr = 2;
+	assert_refused(TKM_ZAP, &range, EINVAL);
+	range.nr = -3;
+	assert_refused(TKM_ZAP, &range, EINVAL);
+	range.nr = 0;
+	assert_refused(TKM_ZAP, &range, EINVAL);
+	assert_refused(TKM_COUNTS, &counts, EFAULT);
+	counts.nr = 5;
+	assert_refused(TKM_COUNTS, &counts, EINVAL);
+	assert_refused(TKM_POISON, &poison, EINVAL);
+	assert_refused(TKM_EXCHANGE, &exchange, EINVAL);
+	assert_refused(TKM_DELAY, &delay_us, EINVAL);
+	assert_refused(_IO('k', 0xff), NULL, ENOTTY);
+
+	TEST_ASSERT_EQ(pread(t.fd, bytes, 16, 4 * t.page_size - 8), 8);
+	TEST_ASSERT_EQ(pread(t.fd, bytes, 16, 4 * t.page_size), 0);
+	TEST_ASSERT(mmap(NULL, 5 * t.page_size, PROT_READ, MAP_SHARED, t.fd, 0)
+		    == MAP_FAILED, "mmap() beyond the end succeeds");
+	TEST_ASSERT(mmap(NULL, t.page_size, PROT_READ, MAP_PRIVATE, t.fd, 0) ==
+		    MAP_FAILED, "A private mapping succeeds");
+}
+
+/*
+ * ---------------------------------------------------------------------------
+ * The list of tests, and how they are run
+ * ---------------------------------------------------------------------------
+ */
+
+/*
+ * @setup makes the memory and the VM, up to where the guest first touches the
+ * memory.  Rows with a @label are shown in the table.
+ */
+static const struct row {
+	const char *name;
+	void (*setup)(void);
+	void (*test)(void);
+	const char *label;
+} rows[] = {
+	{ "anonymous", row_anonymous, test_maps, "anonymous" },
+	{ "thp", row_thp, test_maps_huge, "THP" },
+	{ "hugetlb", row_hugetlb, test_maps_huge, "hugetlb" },
+	{ "shmem", row_shmem, test_maps, "shmem" },
+	{ "file", row_file, test_maps, "file" },
+	{ "dax", row_dax, test_maps, "DAX" },
+	{ "zero_page", row_zero_page, test_zero_page, "zero page" },
+	{ "private_snapshot", row_private_snapshot, test_private_snapshot,
+	  "MAP_PRIVATE snapshot" },
+	{ "ksm", row_ksm, test_ksm, "KSM page" },
+	{ "prot_read", row_prot_read, test_prot_read,
+	  "PROT_READ VMA, writable slot" },
+	{ "pfnmap_pageless", row_pfnmap_pageless, test_maps_all,
+	  "PFNMAP, no struct page" },
+	{ "pfnmap_pageless_remap", row_pfnmap_pageless_remap, test_maps_all },
+	{ "pfnmap_noncompound_head", row_noncompound_head,
+	  test_noncompound_head, "PFNMAP, non-compound head page" },
+	{ "pfnmap_noncompound_tail", row_noncompound_tail, test_noncompound,
+	  "PFNMAP, non-compound tail page" },
+	{ "pfnmap_noncompound_remap", row_noncompound_remap, test_noncompound },
+	{ "pfnmap_refcounted", row_pfnmap_refcounted, test_maps_all,
+	  "PFNMAP, refcounted page" },
+	{ "pfnmap_not_marked", row_pfnmap_refcounted, test_pfnmap_not_marked },
+	{ "pfnmap_reserved", row_pfnmap_reserved, test_pfnmap_reserved,
+	  "PFNMAP, reserved page" },
+	{ "pci_bar", row_pci_bar, test_maps, "PCI BAR" },
+	{ "pfnmap_readonly_pte", row_pfnmap_readonly_pte,
+	  test_pfnmap_readonly_pte, "PFNMAP, read-only PTE" },
+#ifdef __x86_64__
+	{ "pfnmap_readonly_pte_x87", row_pfnmap_readonly_pte,
+	  test_pfnmap_readonly_pte_x87 },
+#endif
+	{ "pfnmap_prot_read_present", row_pfnmap_prot_read_present,
+	  test_pfnmap_prot_read, "PFNMAP, PROT_READ VMA, PTE present" },
+	{ "pfnmap_prot_read_absent", row_pfnmap_prot_read_absent,
+	  test_pfnmap_prot_read, "PFNMAP, PROT_READ VMA, PTE absent" },
+	{ "mixedmap_normal", row_mixedmap_normal, test_maps_all,
+	  "MIXEDMAP, normal entry" },
+	{ "mixedmap_special", row_mixedmap_special, test_mixedmap_special,
+	  "MIXEDMAP, special entry" },
+	{ "readonly_slot", row_readonly_slot, test_readonly_slot,
+	  "read-only slot" },
+	{ "readonly_slot_pfnmap", row_readonly_slot_pfnmap, test_readonly_slot,
+	  "read-only slot, PFNMAP" },
+#ifdef __x86_64__
+	{ "readonly_slot_unemulatable", row_readonly_slot,
+	  test_readonly_slot_unemulatable },
+	{ "async_pf", row_async_pf, test_async_pf },
+	{ "async_pf_readonly_slot", row_async_pf_readonly_slot, test_async_pf },
+#endif
+	{ "hole", row_hole, test_faults, "hole" },
+	{ "prot_none", row_prot_none, test_faults, "PROT_NONE" },
+	{ "hwpoison", row_hwpoison, test_hwpoison, "poisoned page" },
+	{ "pfnmap_hwpoison", row_pfnmap_hwpoison, test_pfnmap_hwpoison,
+	  "PFNMAP, poisoned page" },
+	{ "slot_deleted", row_slot_race, test_slot_deleted },
+	{ "slot_moved", row_slot_race, test_slot_moved },
+	{ "exchange_race", row_slot_race, test_exchange_race },
+	{ "zap_race", row_zap_race, test_zap_race },
+	{ "zap_race_readonly_pte", row_zap_race_readonly_pte, test_zap_race },
+	{ "zap_race_shmem", row_shmem, test_zap_race_shmem },
+	{ "dirty_swap", row_dirty_swap, test_dirty_swap },
+	{ "dirty_shmem_swap", row_dirty_shmem_swap, test_dirty_swap },
+	{ "dirty_madv_free", row_anonymous, test_dirty_madv_free },
+	{ "dirty_file", row_dirty_file, test_dirty_file },
+	{ "module", row_module, test_module },
+};
+
+static bool host_sees(size_t off, u64 expected)
+{
+	u64 val;
+
+	if (t.fd < 0)
+		val = READ_ONCE(*(u64 *)(t.view + off));
+	else if (pread(t.fd, &val, 8, off) != 8)
+		return false;
+
+	return val == expected;
+}
+
+static enum outcome probe_read(size_t off)
+{
+	enum outcome outcome = guest_do(0, OP_READ, off, 8, 0);
+
+	report->read = "no";
+	if (outcome == DONE)
+		report->read = t.result[0] == t.seed ? "ok" : "WRONG";
+	return outcome;
+}
+
+/* On another vCPU: the one that reads may be stuck. */
+static enum outcome probe_write(size_t off)
+{
+	const u64 val = guest_value(off, 1);
+	enum outcome outcome = guest_do(1, OP_WRITE, off + 8, 8, val);
+
+	report->write = "no";
+	if (outcome == DONE)
+		report->write = host_sees(off + 8, val) ? "ok" : "LOST";
+	return outcome;
+}
+
+/* What the table says of a row. */
+static void probe(void)
+{
+	size_t off = t.page * t.page_size;
+	enum outcome rd, wr = DONE;
+
+	report->gfn = (MEM_GPA + off) / t.page_size;
+
+	if (t.write_first)
+		wr = probe_write(off);
+	rd = probe_read(off);
+	if (!t.write_first)
+		wr = probe_write(off);
+
+	report->exit = outcome_names[rd != DONE ? rd : wr];
+}
+
+static void __noreturn run_row(const struct row *row, bool table)
+{
+	struct sigaction sa = {
+		.sa_sigaction = sigbus_handler,
+		.sa_flags = SA_SIGINFO,
+	};
+
+	sigaction(SIGBUS, &sa, NULL);
+	alarm(ROW_TIMEOUT_SECONDS);
+
+	t.fd = -1;
+	t.page_size = getpagesize();
+	t.prot = PROT_READ | PROT_WRITE;
+
+	row->setup();
+	/* An architecture that refuses the memslot has no guest to run. */
+	if (table && refuses_prot_read && !(t.prot & PROT_WRITE)) {
+		report->read = "no";
+		report->write = "no";
+		report->exit = "slot refused";
+	} else if (table) {
+		probe();
+	} else {
+		row->test();
+		teardown();
+	}
+	exit(KSFT_PASS);
+}
+
+/* Returns a wait status. */
+static int fork_row(const struct row *row, bool table)
+{
+	int status;
+	pid_t pid;
+
+	memset(report, 0, sizeof(*report));
+	fflush(stdout);
+	pid = fork();
+	TEST_ASSERT(pid >= 0, "fork() failed: %s", strerror(errno));
+	if (!pid)
+		run_row(row, table);
+
+	TEST_ASSERT(waitpid(pid, &status, 0) == pid, "waitpid() failed: %s",
+		    strerror(errno));
+	return status;
+}
+
+static bool is_skip(int status)
+{
+	/* An assertion that fails with EACCES exits with KSFT_SKIP, too. */
+	return WIFEXITED(status) && WEXITSTATUS(status) == KSFT_SKIP &&
+	       report->skip[0];
+}
+
+/* Returns false if there is no module. */
+static bool get_module_stats(struct tkm_stats *stats)
+{
+	int fd = open(TKM_DEVICE, O_RDWR);
+	bool ret;
+
+	memset(stats, 0, sizeof(*stats));
+	if (fd < 0)
+		return false;
+	ret = !ioctl(fd, TKM_STATS, stats);
+	close(fd);
+	return ret;
+}
+
+static void test_row(const struct row *row)
+{
+	struct tkm_stats before, after;
+	int status;
+
+	get_module_stats(&before);
+	status = fork_row(row, false);
+	get_module_stats(&after);
+
+	if (is_skip(status))
+		ksft_test_result_code(KSFT_SKIP, row->name, "%s", report->skip);
+	else if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
+		ksft_test_result_code(KSFT_FAIL, row->name, "timeout");
+	else if (WIFSIGNALED(status))
+		ksft_test_result_code(KSFT_FAIL, row->name, "signal %d",
+				      WTERMSIG(status));
+	else if (WEXITSTATUS(status))
+		ksft_test_result_code(KSFT_FAIL, row->name, "exit status %d",
+				      WEXITSTATUS(status));
+	else if (after.bad_counts != before.bad_counts)
+		ksft_test_result_code(KSFT_FAIL, row->name,
+				      "%llu pages released with wrong counts",
+				      after.bad_counts - before.bad_counts);
+	else if (after.regions != before.regions)
+		ksft_test_result_code(KSFT_FAIL, row->name,
+				      "memory is still mapped");
+	else
+		ksft_test_result_code(KSFT_PASS, row->name, NULL);
+}
+
+#define TRACE_DIR	"/sys/kernel/tracing/"
+#define TRACE_EVENT	TRACE_DIR "events/kvm/kvm_follow_pfn/enable"
+
+/* Returns false on a kernel without the event. */
+static bool start_trace(void)
+{
+	int fd;
+
+	if (access(TRACE_EVENT, W_OK))
+		return false;
+
+	/* Opening with O_TRUNC empties the buffer. */
+	fd = open(TRACE_DIR "trace", O_WRONLY | O_TRUNC);
+	TEST_ASSERT(fd >= 0, TRACE_DIR "trace: %s", strerror(errno));
+	close(fd);
+	write_number(TRACE_EVENT, 1);
+	return true;
+}
+
+struct resolution {
+	char route[16];
+	const char *writable;
+	const char *refcounted;
+};
+
+/* Copy the word that follows @name in a line of the trace. */
+static void get_field(const char *line, const char *name, char val[16])
+{
+	const char *field = strstr(line, name);
+
+	val[0] = '\0';
+	if (field)
+		sscanf(field + strlen(name), "%15s", val);
+}
+
+/*
+ * The last resolution of the page that succeeded, or the last one if none did:
+ * what is mapped in the end.
+ */
+static void stop_trace(struct resolution *last)
+{
+	char line[512], val[16];
+	bool ok, found_ok = false;
+	FILE *f;
+
+	write_number(TRACE_EVENT, 0);
+	f = fopen(TRACE_DIR "trace", "r");
+	TEST_ASSERT(f, TRACE_DIR "trace: %s", strerror(errno));
+	while (fgets(line, sizeof(line), f)) {
+		get_field(line, "kvm_follow_pfn: gfn ", val);
+		if (!val[0] || strtoull(val, NULL, 16) != report->gfn)
+			continue;
+
+		get_field(line, " result ", val);
+		ok = !strcmp(val, "ok");
+		if (found_ok && !ok)
+			continue;
+
+		found_ok = ok;
+		get_field(line, " route ", last->route);
+		get_field(line, " writable ", val);
+		last->writable = atoi(val) ? "yes" : "no";
+		get_field(line, " refcounted ", val);
+		last->refcounted = atoi(val) ? "yes" : "no";
+	}
+	fclose(f);
+}
+
+static bool table_row(const struct row *row, FILE *table)
+{
+	struct resolution last = { "-", "-", "-" };
+	bool traced = start_trace();
+	int status = fork_row(row, true);
+
+	if (traced)
+		stop_trace(&last);
+
+	fprintf(table, "%-35s ", row->label);
+	if (is_skip(status)) {
+		fprintf(table, "skipped: %s\n", report->skip);
+		return true;
+	}
+	if (status) {
+		fprintf(table, "failed: wait status 0x%x\n", status);
+		return false;
+	}
+	fprintf(table, "%-6s %-6s %-8s %-11s %-9s %s\n", report->read,
+		report->write, last.route, last.refcounted, last.writable,
+		report->exit);
+	return true;
+}
+
+static bool print_table(void)
+{
+	bool ok = true;
+	char *text;
+	size_t i, size;
+	FILE *table = open_memstream(&text, &size);
+
+	TEST_ASSERT(table, "open_memstream(): %s", strerror(errno));
+	fprintf(table, "%-35s %-6s %-6s %-8s %-11s %-9s %s\n", "memory", "read",
+		"write", "route", "refcounted", "writable", "exit");
+	for (i = 0; i < ARRAY_SIZE(rows); i++) {
+		if (!rows[i].label)
+			continue;
+		ksft_print_msg("%s\n", rows[i].label);
+		ok &= table_row(&rows[i], table);
+	}
+	fclose(table);
+
+	/* In one piece, not among what the kernel says meanwhile. */
+	printf("== table begin\n%s== table end\n", text);
+	free(text);
+	return ok;
+}
+
+static void __noreturn help(const char *name, int status)
+{
+	printf("usage: %s [-h] [-l] [-r] [-t] [-d DEVICE] [TEST...]\n\n"
+	       "-d: a character device of DAX memory, will be overwritten\n"
+	       "-l: list the tests\n"
+	       "-r: fail if " TKM_DEVICE " does not exist\n"
+	       "-t: print a table of what each kind of memory does\n"
+	       "TEST: run only these tests\n", name);
+	exit(status);
+}
+
+static bool is_selected(const struct row *row, int argc, char **argv)
+{
+	int i;
+
+	for (i = optind; i < argc; i++)
+		if (!strcmp(row->name, argv[i]))
+			return true;
+
+	return optind == argc;
+}
+
+int main(int argc, char **argv)
+{
+	bool table = false, require = false;
+	struct tkm_stats stats;
+	int plan = 0, opt;
+	size_t i;
+
+	while ((opt = getopt(argc, argv, "d:hlrt")) != -1) {
+		switch (opt) {
+		case 'd':
+			dax_path = optarg;
+			break;
+		case 'l':
+			for (i = 0; i < ARRAY_SIZE(rows); i++)
+				puts(rows[i].name);
+			return 0;
+		case 'r':
+			require = true;
+			break;
+		case 't':
+			table = true;
+			break;
+		default:
+			help(argv[0], opt == 'h' ? 0 : KSFT_FAIL);
+		}
+	}
+
+	report = mmap(NULL, sizeof(*report), PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	TEST_ASSERT(report != MAP_FAILED, "mmap() failed: %s", strerror(errno));
+
+	if (require && !get_module_stats(&stats))
+		ksft_exit_fail_msg("%s: %s, load the module test_kvm_memory\n",
+				   TKM_DEVICE, strerror(errno));
+
+	if (table)
+		return print_table() ? 0 : KSFT_FAIL;
+
+	for (i = 0; i < ARRAY_SIZE(rows); i++)
+		plan += is_selected(&rows[i], argc, argv);
+	if (!plan)
+		help(argv[0], KSFT_FAIL);
+
+	ksft_print_header();
+	ksft_set_plan(plan);
+	for (i = 0; i < ARRAY_SIZE(rows); i++)
+		if (is_selected(&rows[i], argc, argv))
+			test_row(&rows[i]);
+	ksft_finished();
+}

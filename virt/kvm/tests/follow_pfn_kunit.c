@@ -1,0 +1,2324 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KUnit tests of __kvm_follow_pfn().
+ *
+ * Each test has an mm of its own, with one mapping of KFP_PAGES pages, and a
+ * hand-made memslot over it.  There is no VM: the engine looks at the memslot
+ * and at current->mm only.
+ *
+ * Memory that has to be exotic, or whose reference counts have to be known to
+ * the digit, is mapped from a file whose fault handler the test scripts, see
+ * struct kfp_memory.  No page of it is ever on an LRU list, so nobody else
+ * takes references.
+ */
+#include <kunit/static_stub.h>
+#include <kunit/test.h>
+
+#include <linux/anon_inodes.h>
+#include <linux/kthread.h>
+#include <linux/kvm_follow_pfn.h>
+#include <linux/kvm_host.h>
+#include <linux/mm.h>
+#include <linux/mman.h>
+#include <linux/pfn_t.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/shmem_fs.h>
+#include <linux/uaccess.h>
+
+#include "../kvm_mm.h"
+
+#define KFP_ORDER	2
+#define KFP_PAGES	4
+#define KFP_SIZE	(KFP_PAGES * PAGE_SIZE)
+#define KFP_GFN		0x123450ULL
+
+/* Where the frames of a mapping come from. */
+enum kfp_source {
+	KFP_SINGLE_PAGES,	/* a reference count of one each */
+	KFP_HIGH_ORDER,		/* not compound: the tails have a count of zero */
+	KFP_COMPOUND,		/* the tails share the count of the head */
+	KFP_RESERVED,		/* single pages with PG_reserved */
+	KFP_PAGELESS,		/* no struct page, must not be accessed */
+};
+
+/* How the fault handler maps them. */
+enum kfp_insert {
+	KFP_BY_PAGE,		/* as a page cache does, get_user_pages() works */
+	KFP_BY_INSERT_PAGE,	/* vm_insert_page() */
+	KFP_BY_INSERT_PFN,	/* vmf_insert_pfn() */
+	KFP_BY_INSERT_MIXED,	/* vmf_insert_mixed() */
+	KFP_BY_REMAP,		/* remap_pfn_range() during mmap(), no faults */
+};
+
+struct kfp_kind {
+	const char *name;
+	enum kfp_source source;
+	enum kfp_insert insert;
+	vm_flags_t vm_flags;
+};
+
+/* What is behind a mapping, and what its fault handler shall do. */
+struct kfp_memory {
+	const struct kfp_kind *kind;
+	struct page *page[KFP_PAGES];
+	unsigned long pfn[KFP_PAGES];
+
+	/* Have all PTEs present after mmap(). */
+	bool populate;
+
+	/*
+	 * Map shared and writable memory read-only until pfn_mkwrite() was asked,
+	 * which returns @mkwrite_reply.
+	 */
+	bool use_mkwrite;
+	vm_fault_t mkwrite_reply;
+
+	/*
+	 * Return @reply from the first @nr_replies faults instead of mapping
+	 * anything, having sent @signal and, with VM_FAULT_RETRY, having unmapped
+	 * everything if @unmap is set.
+	 */
+	unsigned int nr_replies;
+	vm_fault_t reply;
+	int signal;
+	bool unmap;
+
+	/* Calls seen, and the flags of the last fault. */
+	unsigned int faults;
+	unsigned int mkwrites;
+	unsigned int fault_flags;
+};
+
+struct kfp_env {
+	struct kvm *kvm;
+	struct kvm_memory_slot slot;
+	struct kfp_memory mem;
+	struct mm_struct *mm;
+	bool allow_unsafe_mappings;
+
+	/* For the static stubs. */
+	bool can_be_guarded;
+	unsigned int misuses;
+};
+
+static_assert(KFP_PAGES == 1 << KFP_ORDER);
+
+static const struct kfp_kind kfp_single = {
+	.name = "single pages",
+	.source = KFP_SINGLE_PAGES,
+	.insert = KFP_BY_PAGE,
+};
+
+static const struct kfp_kind kfp_pfnmap = {
+	.name = "VM_PFNMAP, high order, not compound",
+	.source = KFP_HIGH_ORDER,
+	.insert = KFP_BY_INSERT_PFN,
+	.vm_flags = VM_IO | VM_PFNMAP,
+};
+
+static const struct kfp_kind kfp_remap = {
+	.name = "remap_pfn_range()",
+	.source = KFP_HIGH_ORDER,
+	.insert = KFP_BY_REMAP,
+};
+
+static const struct kfp_kind kfp_refcounted_kinds[] = {
+	{
+		.name = "single pages",
+		.source = KFP_SINGLE_PAGES,
+		.insert = KFP_BY_PAGE,
+	}, {
+		.name = "compound page",
+		.source = KFP_COMPOUND,
+		.insert = KFP_BY_PAGE,
+	}, {
+		.name = "VM_MIXEDMAP, normal pages",
+		.source = KFP_SINGLE_PAGES,
+		.insert = KFP_BY_INSERT_PAGE,
+		.vm_flags = VM_MIXEDMAP,
+	},
+};
+
+static const struct kfp_kind kfp_remapped_kinds[] = {
+	{
+		.name = "VM_PFNMAP, high order, not compound",
+		.source = KFP_HIGH_ORDER,
+		.insert = KFP_BY_INSERT_PFN,
+		.vm_flags = VM_PFNMAP,
+	}, {
+		.name = "VM_PFNMAP, single refcounted pages",
+		.source = KFP_SINGLE_PAGES,
+		.insert = KFP_BY_INSERT_PFN,
+		.vm_flags = VM_PFNMAP,
+	}, {
+		.name = "VM_PFNMAP, compound page",
+		.source = KFP_COMPOUND,
+		.insert = KFP_BY_INSERT_PFN,
+		.vm_flags = VM_PFNMAP,
+	}, {
+		.name = "VM_PFNMAP, reserved pages",
+		.source = KFP_RESERVED,
+		.insert = KFP_BY_INSERT_PFN,
+		.vm_flags = VM_PFNMAP,
+	}, {
+		.name = "VM_PFNMAP, no struct page",
+		.source = KFP_PAGELESS,
+		.insert = KFP_BY_INSERT_PFN,
+		.vm_flags = VM_IO | VM_PFNMAP,
+	}, {
+		.name = "VM_IO without VM_PFNMAP",
+		.source = KFP_HIGH_ORDER,
+		.insert = KFP_BY_INSERT_MIXED,
+		.vm_flags = VM_IO | VM_MIXEDMAP,
+	},
+};
+
+static void kfp_kind_desc(const struct kfp_kind *kind, char *desc)
+{
+	strscpy(desc, kind->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+KUNIT_ARRAY_PARAM(kfp_refcounted, kfp_refcounted_kinds, kfp_kind_desc);
+KUNIT_ARRAY_PARAM(kfp_remapped, kfp_remapped_kinds, kfp_kind_desc);
+
+/* Replacements of functions of the engine. */
+
+static void kfp_count_misuse(const char *why)
+{
+	struct kfp_env *env = kunit_get_current_test()->priv;
+
+	env->misuses++;
+}
+
+static bool kfp_can_be_guarded(void)
+{
+	struct kfp_env *env = kunit_get_current_test()->priv;
+
+	return env->can_be_guarded;
+}
+
+/* The scripted mapping. */
+
+static vm_fault_t kfp_map_page(struct vm_fault *vmf, struct kfp_memory *mem)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	struct folio *folio;
+	int err;
+
+	switch (mem->kind->insert) {
+	case KFP_BY_PAGE:
+		vmf->page = mem->page[vmf->pgoff];
+		folio = page_folio(vmf->page);
+		/* The fast get_user_pages() ignores files' pages without mapping. */
+		folio->mapping = vma->vm_file->f_mapping;
+		folio_get(folio);
+		return 0;
+	case KFP_BY_INSERT_PAGE:
+		err = vm_insert_page(vma, vmf->address, mem->page[vmf->pgoff]);
+		return err ? vmf_error(err) : VM_FAULT_NOPAGE;
+	case KFP_BY_INSERT_PFN:
+		return vmf_insert_pfn(vma, vmf->address, mem->pfn[vmf->pgoff]);
+	case KFP_BY_INSERT_MIXED:
+		return vmf_insert_mixed(vma, vmf->address,
+					pfn_to_pfn_t(mem->pfn[vmf->pgoff]));
+	case KFP_BY_REMAP:
+		break;
+	}
+
+	return VM_FAULT_SIGBUS;
+}
+
+static vm_fault_t kfp_fault(struct vm_fault *vmf)
+{
+	struct kfp_memory *mem = vmf->vma->vm_private_data;
+
+	if (vmf->pgoff >= KFP_PAGES)
+		return VM_FAULT_SIGBUS;
+
+	mem->faults++;
+	mem->fault_flags = vmf->flags;
+
+	if (!mem->nr_replies)
+		return kfp_map_page(vmf, mem);
+	mem->nr_replies--;
+
+	if (mem->signal)
+		send_sig(mem->signal, current, 1);
+
+	if ((mem->reply & VM_FAULT_RETRY) &&
+	    !(vmf->flags & FAULT_FLAG_RETRY_NOWAIT)) {
+		release_fault_lock(vmf);
+		/* The VMA may be gone from here on. */
+		if (mem->unmap)
+			vm_munmap(0, TASK_SIZE);
+	}
+
+	return mem->reply;
+}
+
+static vm_fault_t kfp_pfn_mkwrite(struct vm_fault *vmf)
+{
+	struct kfp_memory *mem = vmf->vma->vm_private_data;
+
+	mem->mkwrites++;
+
+	return mem->mkwrite_reply;
+}
+
+static const struct vm_operations_struct kfp_vm_ops = {
+	.fault = kfp_fault,
+};
+
+static const struct vm_operations_struct kfp_mkwrite_vm_ops = {
+	.fault = kfp_fault,
+	.pfn_mkwrite = kfp_pfn_mkwrite,
+};
+
+static int kfp_file_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct kfp_memory *mem = file->private_data;
+	unsigned long i;
+
+	vm_flags_set(vma, mem->kind->vm_flags | VM_DONTEXPAND | VM_DONTDUMP);
+	if (mem->kind->insert == KFP_BY_REMAP)
+		return remap_pfn_range(vma, vma->vm_start, mem->pfn[0],
+				       KFP_SIZE, vma->vm_page_prot);
+
+	vma->vm_private_data = mem;
+	vma->vm_ops = mem->use_mkwrite ? &kfp_mkwrite_vm_ops : &kfp_vm_ops;
+
+	for (i = 0; mem->populate && i < KFP_PAGES; i++) {
+		if (vmf_insert_pfn(vma, vma->vm_start + i * PAGE_SIZE,
+				   mem->pfn[i]) != VM_FAULT_NOPAGE)
+			return -EFAULT;
+	}
+
+	return 0;
+}
+
+static const struct file_operations kfp_fops = {
+	.mmap = kfp_file_mmap,
+};
+
+/* Find aligned frames that are not memory as far as the kernel knows. */
+static unsigned long kfp_find_pageless(struct kunit *test)
+{
+	unsigned long pfn;
+
+	for (pfn = 1UL << 16; pfn < 1UL << 24; pfn <<= 1) {
+		if (!pfn_valid(pfn) && !pfn_valid(pfn + KFP_PAGES - 1))
+			return pfn;
+	}
+
+	kunit_skip(test, "no frames without struct page found");
+}
+
+static void kfp_alloc_memory(struct kunit *test, const struct kfp_kind *kind)
+{
+	struct kfp_env *env = test->priv;
+	struct kfp_memory *mem = &env->mem;
+	struct page *page = NULL;
+	unsigned long pfn = 0;
+	int i;
+
+	mem->kind = kind;
+
+	switch (kind->source) {
+	case KFP_HIGH_ORDER:
+		page = alloc_pages(GFP_KERNEL | __GFP_ZERO, KFP_ORDER);
+		KUNIT_ASSERT_NOT_NULL(test, page);
+		break;
+	case KFP_COMPOUND:
+		page = alloc_pages(GFP_KERNEL | __GFP_ZERO | __GFP_COMP, KFP_ORDER);
+		KUNIT_ASSERT_NOT_NULL(test, page);
+		break;
+	case KFP_PAGELESS:
+		pfn = kfp_find_pageless(test);
+		break;
+	case KFP_SINGLE_PAGES:
+	case KFP_RESERVED:
+		break;
+	}
+
+	for (i = 0; i < KFP_PAGES; i++) {
+		if (kind->source == KFP_PAGELESS) {
+			mem->pfn[i] = pfn + i;
+			continue;
+		}
+		mem->page[i] = page ? page + i : alloc_page(GFP_KERNEL | __GFP_ZERO);
+		KUNIT_ASSERT_NOT_NULL(test, mem->page[i]);
+		mem->pfn[i] = page_to_pfn(mem->page[i]);
+		if (kind->source == KFP_RESERVED)
+			SetPageReserved(mem->page[i]);
+	}
+}
+
+static void kfp_free_memory(struct kfp_memory *mem)
+{
+	int i;
+
+	if (!mem->page[0])
+		return;
+
+	switch (mem->kind->source) {
+	case KFP_HIGH_ORDER:
+	case KFP_COMPOUND:
+		mem->page[0]->mapping = NULL;
+		__free_pages(mem->page[0], KFP_ORDER);
+		break;
+	case KFP_SINGLE_PAGES:
+	case KFP_RESERVED:
+		for (i = 0; i < KFP_PAGES && mem->page[i]; i++) {
+			ClearPageReserved(mem->page[i]);
+			mem->page[i]->mapping = NULL;
+			__free_page(mem->page[i]);
+		}
+		break;
+	case KFP_PAGELESS:
+		break;
+	}
+}
+
+KUNIT_DEFINE_ACTION_WRAPPER(kfp_fput, fput, struct file *);
+
+/* Map a file, or anonymous memory if @file is NULL, and put the slot over it. */
+static void kfp_map_file(struct kunit *test, struct file *file,
+			 unsigned long prot, unsigned long flags)
+{
+	struct kfp_env *env = test->priv;
+	unsigned long addr;
+
+	addr = kunit_vm_mmap(test, file, 0, KFP_SIZE, prot, flags, 0);
+	KUNIT_ASSERT_NE(test, addr, 0);
+	KUNIT_ASSERT_LT(test, addr, TASK_SIZE);
+
+	if (!env->mm) {
+		env->mm = current->mm;
+		mmget(env->mm);
+	}
+
+	env->slot.userspace_addr = addr;
+}
+
+static void kfp_map_anon(struct kunit *test, unsigned long prot)
+{
+	kfp_map_file(test, NULL, prot, MAP_PRIVATE | MAP_ANONYMOUS);
+}
+
+/* Map what kfp_alloc_memory() allocated. */
+static void kfp_map_memory(struct kunit *test, unsigned long prot,
+			   unsigned long flags)
+{
+	struct kfp_env *env = test->priv;
+	struct file *file;
+
+	file = anon_inode_getfile("[kvm_follow_pfn]", &kfp_fops, &env->mem,
+				  O_RDWR);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(file));
+	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, kfp_fput, file));
+
+	kfp_map_file(test, file, prot, flags);
+}
+
+static void kfp_map_shared(struct kunit *test, const struct kfp_kind *kind)
+{
+	kfp_alloc_memory(test, kind);
+	kfp_map_memory(test, PROT_READ | PROT_WRITE, MAP_SHARED);
+}
+
+static void kfp_map_shmem(struct kunit *test, unsigned long prot,
+			  unsigned long flags)
+{
+	struct file *file;
+
+	file = shmem_kernel_file_setup("kvm_follow_pfn", KFP_SIZE, VM_NORESERVE);
+	KUNIT_ASSERT_FALSE(test, IS_ERR(file));
+	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, kfp_fput, file));
+
+	kfp_map_file(test, file, prot, flags);
+}
+
+static unsigned long kfp_hva(struct kunit *test, int index)
+{
+	struct kfp_env *env = test->priv;
+
+	return env->slot.userspace_addr + index * PAGE_SIZE;
+}
+
+/* Write to a page through the mapping, as the VMM would. */
+static void kfp_touch(struct kunit *test, int index)
+{
+	u8 __user *p = (u8 __user *)kfp_hva(test, index);
+
+	KUNIT_ASSERT_EQ(test, 0, put_user(0x5a, p));
+}
+
+/*
+ * Let go of the mm.  A kthread that exits with an mm leaks the mm_struct, since
+ * only kthread_unuse_mm() undoes the mmgrab() of kthread_use_mm().
+ */
+static void kfp_detach(struct kfp_env *env)
+{
+	struct mm_struct *mm = env->mm;
+
+	if (!mm)
+		return;
+
+	vm_munmap(0, TASK_SIZE);
+	kthread_unuse_mm(mm);
+	env->mm = NULL;
+	mmput(mm);
+	/* The reference of kunit_vm_mmap(), which the exit would have put. */
+	mmput(mm);
+}
+
+/* Define a test, which detaches from its mm at the end. */
+#define KFP_TEST(name)							\
+static void name##_body(struct kunit *test);				\
+static void name(struct kunit *test)					\
+{									\
+	name##_body(test);						\
+	kfp_detach(test->priv);						\
+}									\
+static void name##_body(struct kunit *test)
+
+/* Requests. */
+
+static struct kvm_follow_pfn kfp_guarded(struct kunit *test, int index,
+					 unsigned int flags)
+{
+	struct kfp_env *env = test->priv;
+
+	return (struct kvm_follow_pfn) {
+		.slot = &env->slot,
+		.gfn = KFP_GFN + index,
+		.flags = flags,
+		.guarded_by_mmu_notifier = true,
+	};
+}
+
+static struct kvm_follow_pfn kfp_get(struct kunit *test, int index,
+				     unsigned int flags)
+{
+	struct kvm_follow_pfn kfp = kfp_guarded(test, index, flags | FOLL_GET);
+
+	kfp.guarded_by_mmu_notifier = false;
+	return kfp;
+}
+
+static struct kvm_follow_pfn kfp_pin(struct kunit *test, int index,
+				     unsigned int flags)
+{
+	struct kvm_follow_pfn kfp = kfp_guarded(test, index, flags);
+
+	kfp.guarded_by_mmu_notifier = false;
+	kfp.pin = true;
+	return kfp;
+}
+
+/* Fill the answer with what must not survive a lookup. */
+static void kfp_poison(struct kvm_follow_pfn *kfp)
+{
+	if (!kfp->by_hva)
+		kfp->hva = 0xdeadUL << PAGE_SHIFT;
+	kfp->pfn = 0xdead;
+	kfp->writable = true;
+	kfp->is_refcounted_page = true;
+	kfp->page = ZERO_PAGE(0);
+	kfp->hold = KVM_PFN_HOLD_PIN;
+	kfp->route = KVM_FOLLOW_PFN_REMAPPED;
+}
+
+/* What is true of every answer without a pfn. */
+static void kfp_expect_no_pfn(struct kunit *test, const struct kvm_follow_pfn *kfp)
+{
+	KUNIT_EXPECT_TRUE(test, is_error_noslot_pfn(kfp->pfn));
+	KUNIT_EXPECT_FALSE(test, kfp->writable);
+	KUNIT_EXPECT_FALSE(test, kfp->is_refcounted_page);
+	KUNIT_EXPECT_NULL(test, kfp->page);
+	KUNIT_EXPECT_EQ(test, kfp->route, KVM_FOLLOW_PFN_NONE);
+	/* Go no further, it would be released. */
+	KUNIT_ASSERT_EQ(test, kfp->hold, KVM_PFN_HOLD_NONE);
+}
+
+/* What is true of every answer with a pfn. */
+static void kfp_expect_pfn(struct kunit *test, const struct kvm_follow_pfn *kfp)
+{
+	enum kvm_pfn_hold hold = KVM_PFN_HOLD_NONE;
+
+	KUNIT_EXPECT_FALSE(test, is_error_noslot_pfn(kfp->pfn));
+
+	switch (kfp->route) {
+	case KVM_FOLLOW_PFN_FAST:
+	case KVM_FOLLOW_PFN_SLOW:
+		KUNIT_EXPECT_TRUE(test, kfp->is_refcounted_page);
+		KUNIT_EXPECT_PTR_EQ(test, kfp->page, pfn_to_page(kfp->pfn));
+		if (kfp->pin)
+			hold = KVM_PFN_HOLD_PIN;
+		else if (kfp->flags & FOLL_GET)
+			hold = KVM_PFN_HOLD_REF;
+		break;
+	case KVM_FOLLOW_PFN_REMAPPED:
+		KUNIT_EXPECT_FALSE(test, kfp->is_refcounted_page);
+		KUNIT_EXPECT_NULL(test, kfp->page);
+		break;
+	default:
+		KUNIT_FAIL(test, "a pfn, but no route to it");
+	}
+	/* Go no further, it would be released. */
+	KUNIT_ASSERT_EQ(test, kfp->hold, hold);
+
+	if (kfp->flags & FOLL_WRITE)
+		KUNIT_EXPECT_TRUE(test, kfp->writable);
+	else if (!kfp->allow_write_mapping)
+		KUNIT_EXPECT_FALSE(test, kfp->writable);
+	if (kfp->slot && (kfp->slot->flags & KVM_MEM_READONLY))
+		KUNIT_EXPECT_FALSE(test, kfp->writable);
+	if (kfp->atomic)
+		KUNIT_EXPECT_EQ(test, kfp->route, KVM_FOLLOW_PFN_FAST);
+	if (kfp->slot)
+		KUNIT_EXPECT_EQ(test, kfp->hva,
+				__gfn_to_hva_memslot(kfp->slot, kfp->gfn));
+}
+
+/* Make a request that is not a misuse. */
+static kvm_pfn_t kfp_lookup(struct kunit *test, struct kvm_follow_pfn *kfp)
+{
+	struct kfp_env *env = test->priv;
+	kvm_pfn_t pfn;
+
+	kfp_poison(kfp);
+	if (kfp->atomic) {
+		KVM_MMU_LOCK(env->kvm);
+		pfn = __kvm_follow_pfn(kfp);
+		KVM_MMU_UNLOCK(env->kvm);
+	} else {
+		pfn = __kvm_follow_pfn(kfp);
+	}
+
+	KUNIT_EXPECT_EQ(test, env->misuses, 0);
+	KUNIT_EXPECT_EQ(test, kfp->pfn, pfn);
+	if (is_error_noslot_pfn(pfn))
+		kfp_expect_no_pfn(test, kfp);
+	else
+		kfp_expect_pfn(test, kfp);
+
+	return pfn;
+}
+
+static void kfp_release(struct kvm_follow_pfn *kfp, bool dirty)
+{
+	kvm_release_held_page(kfp->page, kfp->hold, dirty);
+}
+
+/* Make a request, release the answer. */
+static kvm_pfn_t kfp_probe(struct kunit *test, struct kvm_follow_pfn kfp)
+{
+	kvm_pfn_t pfn = kfp_lookup(test, &kfp);
+
+	kfp_release(&kfp, false);
+
+	return pfn;
+}
+
+static bool kfp_is_writable(struct kunit *test, struct kvm_follow_pfn kfp)
+{
+	KUNIT_EXPECT_FALSE(test, is_error_noslot_pfn(kfp_lookup(test, &kfp)));
+	kfp_release(&kfp, false);
+
+	return kfp.writable;
+}
+
+static bool kfp_is_pinned(struct page *page)
+{
+	return folio_maybe_dma_pinned(page_folio(page));
+}
+
+static bool kfp_is_referenced(struct page *page)
+{
+	return folio_test_referenced(page_folio(page));
+}
+
+/* Remember and compare everything about struct pages that KVM might change. */
+struct kfp_pages_state {
+	int count[KFP_PAGES];
+	unsigned long flags[KFP_PAGES];
+};
+
+static struct kfp_pages_state kfp_pages_state(struct kunit *test)
+{
+	struct kfp_env *env = test->priv;
+	struct kfp_pages_state state = {};
+	int i;
+
+	for (i = 0; i < KFP_PAGES && env->mem.page[i]; i++) {
+		state.count[i] = page_ref_count(env->mem.page[i]);
+		state.flags[i] = env->mem.page[i]->flags;
+	}
+
+	return state;
+}
+
+static void kfp_expect_counts(struct kunit *test,
+			      const struct kfp_pages_state *before, int delta)
+{
+	struct kfp_env *env = test->priv;
+	int i;
+
+	for (i = 0; i < KFP_PAGES && env->mem.page[i]; i++)
+		KUNIT_EXPECT_EQ_MSG(test, before->count[i] + delta,
+				    page_ref_count(env->mem.page[i]),
+				    "of page %d", i);
+}
+
+static void kfp_expect_untouched(struct kunit *test,
+				 const struct kfp_pages_state *before)
+{
+	struct kfp_env *env = test->priv;
+	int i;
+
+	kfp_expect_counts(test, before, 0);
+	for (i = 0; i < KFP_PAGES && env->mem.page[i]; i++)
+		KUNIT_EXPECT_EQ_MSG(test, before->flags[i],
+				    env->mem.page[i]->flags, "of page %d", i);
+}
+
+/* Requests, good and bad. */
+
+struct kfp_request {
+	const char *name;
+	bool no_slot;
+	bool by_hva;
+	s64 gfn_offset;
+	unsigned int flags;
+	bool pin;
+	bool guarded;
+	bool allow_write;
+	bool atomic;
+	bool cannot_be_guarded;
+};
+
+static void kfp_request_desc(const struct kfp_request *r, char *desc)
+{
+	strscpy(desc, r->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+static struct kvm_follow_pfn kfp_make_request(struct kunit *test,
+					      const struct kfp_request *r)
+{
+	struct kfp_env *env = test->priv;
+
+	env->can_be_guarded = !r->cannot_be_guarded;
+
+	return (struct kvm_follow_pfn) {
+		.slot = r->no_slot ? NULL : &env->slot,
+		.gfn = KFP_GFN + r->gfn_offset,
+		.by_hva = r->by_hva,
+		.hva = kfp_hva(test, 0),
+		.flags = r->flags,
+		.pin = r->pin,
+		.guarded_by_mmu_notifier = r->guarded,
+		.allow_write_mapping = r->allow_write,
+		.atomic = r->atomic,
+	};
+}
+
+static const struct kfp_request kfp_bad_requests[] = {
+	{ "neither slot nor hva", .no_slot = true, .guarded = true },
+	{ "both slot and hva", .by_hva = true, .guarded = true },
+	{ "gfn below the slot", .gfn_offset = -1, .guarded = true },
+	{ "gfn above the slot", .gfn_offset = KFP_PAGES, .guarded = true },
+	{ "FOLL_FORCE", .flags = FOLL_FORCE, .guarded = true },
+	{ "FOLL_LONGTERM", .flags = FOLL_LONGTERM, .pin = true },
+	{ "FOLL_HWPOISON", .flags = FOLL_HWPOISON | FOLL_GET },
+	{ "guarded and FOLL_GET", .flags = FOLL_GET, .guarded = true },
+	{ "guarded and pin", .pin = true, .guarded = true },
+	{ "neither guarded nor FOLL_GET nor pin", .flags = FOLL_WRITE },
+	{ "FOLL_GET and pin", .flags = FOLL_GET, .pin = true },
+	{ "guarded without CONFIG_KVM_GENERIC_MMU_NOTIFIER", .guarded = true,
+	  .cannot_be_guarded = true },
+	{ "atomic and FOLL_NOWAIT", .flags = FOLL_WRITE | FOLL_NOWAIT,
+	  .guarded = true, .atomic = true },
+	{ "atomic and FOLL_INTERRUPTIBLE",
+	  .flags = FOLL_WRITE | FOLL_INTERRUPTIBLE,
+	  .guarded = true, .atomic = true },
+	{ "atomic pin", .flags = FOLL_WRITE, .pin = true, .atomic = true },
+	{ "pin and allow_write_mapping", .pin = true, .allow_write = true },
+};
+
+KUNIT_ARRAY_PARAM(kfp_bad_request, kfp_bad_requests, kfp_request_desc);
+
+KFP_TEST(kfp_bad_request_is_reported_once_and_is_an_error)
+{
+	struct kfp_env *env = test->priv;
+	struct kfp_pages_state before;
+	struct kvm_follow_pfn kfp;
+
+	/* Memory that nothing but the misuse keeps from being found. */
+	kfp_map_shared(test, &kfp_single);
+	kfp_touch(test, 0);
+	kvm_allow_unsafe_mappings = true;
+
+	kfp = kfp_make_request(test, test->param_value);
+	kfp_poison(&kfp);
+	before = kfp_pages_state(test);
+
+	KUNIT_EXPECT_EQ(test, __kvm_follow_pfn(&kfp), KVM_PFN_ERR_FAULT);
+	KUNIT_EXPECT_EQ(test, kfp.pfn, KVM_PFN_ERR_FAULT);
+	kfp_expect_no_pfn(test, &kfp);
+	kfp_expect_untouched(test, &before);
+	KUNIT_EXPECT_EQ(test, env->misuses, 1);
+}
+
+static const struct kfp_request kfp_good_requests[] = {
+	{ "guarded read", .guarded = true },
+	{ "guarded write", .flags = FOLL_WRITE, .guarded = true },
+	{ "guarded read, write allowed", .guarded = true, .allow_write = true },
+	{ "guarded write, write allowed", .flags = FOLL_WRITE, .guarded = true,
+	  .allow_write = true },
+	{ "guarded, FOLL_NOWAIT", .flags = FOLL_WRITE | FOLL_NOWAIT,
+	  .guarded = true },
+	{ "guarded, FOLL_INTERRUPTIBLE", .flags = FOLL_INTERRUPTIBLE,
+	  .guarded = true },
+	{ "guarded, FOLL_NOWAIT and FOLL_INTERRUPTIBLE",
+	  .flags = FOLL_WRITE | FOLL_NOWAIT | FOLL_INTERRUPTIBLE,
+	  .guarded = true },
+	{ "guarded atomic write", .flags = FOLL_WRITE, .guarded = true,
+	  .atomic = true },
+	{ "guarded atomic read, write allowed", .guarded = true,
+	  .allow_write = true, .atomic = true },
+	{ "guarded hva", .no_slot = true, .by_hva = true, .guarded = true },
+	{ "read with a reference", .flags = FOLL_GET },
+	{ "write with a reference", .flags = FOLL_GET | FOLL_WRITE },
+	{ "read with a reference, write allowed", .flags = FOLL_GET,
+	  .allow_write = true },
+	{ "atomic write with a reference", .flags = FOLL_GET | FOLL_WRITE,
+	  .atomic = true },
+	{ "hva with a reference", .no_slot = true, .by_hva = true,
+	  .flags = FOLL_GET | FOLL_WRITE },
+	{ "reference without a notifier", .flags = FOLL_GET,
+	  .cannot_be_guarded = true },
+	{ "read with a pin", .pin = true },
+	{ "write with a pin", .flags = FOLL_WRITE, .pin = true },
+	{ "write with a pin, FOLL_NOWAIT", .flags = FOLL_WRITE | FOLL_NOWAIT,
+	  .pin = true },
+	{ "hva with a pin", .no_slot = true, .by_hva = true,
+	  .flags = FOLL_WRITE, .pin = true },
+	{ "pin without a notifier", .flags = FOLL_WRITE, .pin = true,
+	  .cannot_be_guarded = true },
+};
+
+KUNIT_ARRAY_PARAM(kfp_good_request, kfp_good_requests, kfp_request_desc);
+
+/* Number of references to a single page that a request asks for. */
+static int kfp_request_refs(const struct kfp_request *r)
+{
+	if (r->pin)
+		return GUP_PIN_COUNTING_BIAS;
+
+	return r->flags & FOLL_GET ? 1 : 0;
+}
+
+KFP_TEST(kfp_good_request_finds_present_memory_and_owns_what_it_asked_for)
+{
+	const struct kfp_request *r = test->param_value;
+	bool may_write = (r->flags & FOLL_WRITE) || r->allow_write;
+	struct kvm_follow_pfn kfp;
+	struct kfp_env *env = test->priv;
+	struct page *page;
+	int count;
+
+	kfp_map_shared(test, &kfp_single);
+	kfp_touch(test, 0);
+	page = env->mem.page[0];
+	count = page_ref_count(page);
+
+	kfp = kfp_make_request(test, r);
+	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[0]);
+	KUNIT_EXPECT_EQ(test, kfp.writable, may_write);
+	KUNIT_EXPECT_EQ(test, kfp.route, may_write ? KVM_FOLLOW_PFN_FAST :
+						     KVM_FOLLOW_PFN_SLOW);
+	KUNIT_EXPECT_EQ(test, env->mem.faults, 1);
+	KUNIT_ASSERT_EQ(test, page_ref_count(page), count + kfp_request_refs(r));
+	KUNIT_EXPECT_EQ(test, kfp_is_pinned(page), r->pin);
+
+	kfp_release(&kfp, false);
+	KUNIT_EXPECT_EQ(test, page_ref_count(page), count);
+}
+
+KFP_TEST(kfp_good_request_faults_absent_memory_in_unless_atomic)
+{
+	const struct kfp_request *r = test->param_value;
+	struct kvm_follow_pfn kfp;
+	struct kfp_env *env = test->priv;
+	struct page *page;
+	int count;
+
+	kfp_map_shared(test, &kfp_single);
+	page = env->mem.page[0];
+	count = page_ref_count(page);
+
+	kfp = kfp_make_request(test, r);
+	if (r->atomic) {
+		KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), KVM_PFN_ERR_FAULT);
+		KUNIT_EXPECT_EQ(test, env->mem.faults, 0);
+		KUNIT_EXPECT_EQ(test, page_ref_count(page), count);
+		return;
+	}
+
+	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[0]);
+	KUNIT_EXPECT_EQ(test, kfp.writable,
+			(r->flags & FOLL_WRITE) || r->allow_write);
+	KUNIT_EXPECT_EQ(test, kfp.route, KVM_FOLLOW_PFN_SLOW);
+	KUNIT_EXPECT_EQ(test, env->mem.faults, 1);
+	/* The new PTE has a reference as well. */
+	KUNIT_ASSERT_EQ(test, page_ref_count(page),
+			count + 1 + kfp_request_refs(r));
+	KUNIT_EXPECT_EQ(test, kfp_is_pinned(page), r->pin);
+
+	kfp_release(&kfp, false);
+	KUNIT_EXPECT_EQ(test, page_ref_count(page), count + 1);
+}
+
+/* Ordinary memory. */
+
+KFP_TEST(kfp_refcounted_memory_is_refcounted)
+{
+	struct kfp_env *env = test->priv;
+	struct kfp_pages_state before;
+	struct kvm_follow_pfn kfp;
+	int i;
+
+	kfp_map_shared(test, test->param_value);
+	for (i = 0; i < KFP_PAGES; i++)
+		kfp_touch(test, i);
+	before = kfp_pages_state(test);
+
+	for (i = 0; i < KFP_PAGES; i++) {
+		kfp = kfp_guarded(test, i, FOLL_WRITE);
+		KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[i]);
+		KUNIT_EXPECT_TRUE(test, kfp.is_refcounted_page);
+		kfp_expect_counts(test, &before, 0);
+
+		kfp = kfp_guarded(test, i, 0);
+		KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[i]);
+		KUNIT_EXPECT_TRUE(test, kfp.is_refcounted_page);
+		kfp_expect_counts(test, &before, 0);
+
+		kfp = kfp_get(test, i, FOLL_WRITE);
+		KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[i]);
+		KUNIT_EXPECT_EQ(test, page_count(env->mem.page[i]),
+				before.count[compound_head(env->mem.page[i]) ==
+					     env->mem.page[0] ? 0 : i] + 1);
+		kfp_release(&kfp, false);
+		kfp_expect_counts(test, &before, 0);
+
+		kfp = kfp_pin(test, i, FOLL_WRITE);
+		KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[i]);
+		KUNIT_EXPECT_TRUE(test, kfp_is_pinned(env->mem.page[i]));
+		kfp_release(&kfp, false);
+		KUNIT_EXPECT_FALSE(test, kfp_is_pinned(env->mem.page[i]));
+		kfp_expect_counts(test, &before, 0);
+	}
+}
+
+KFP_TEST(kfp_read_of_untouched_anon_memory_is_the_zero_page_until_written)
+{
+	struct kvm_follow_pfn kfp;
+	kvm_pfn_t pfn;
+
+	kfp_map_anon(test, PROT_READ | PROT_WRITE);
+
+	kfp = kfp_guarded(test, 0, 0);
+	kfp.allow_write_mapping = true;
+	pfn = kfp_lookup(test, &kfp);
+	KUNIT_EXPECT_TRUE(test, is_zero_pfn(pfn));
+	KUNIT_EXPECT_FALSE(test, kfp.writable);
+
+	KUNIT_EXPECT_TRUE(test, is_zero_pfn(kfp_probe(test, kfp_get(test, 0, 0))));
+	KUNIT_EXPECT_TRUE(test, is_zero_pfn(kfp_probe(test, kfp_pin(test, 0, 0))));
+
+	kfp = kfp_guarded(test, 0, FOLL_WRITE);
+	pfn = kfp_lookup(test, &kfp);
+	KUNIT_EXPECT_FALSE(test, is_error_noslot_pfn(pfn));
+	KUNIT_EXPECT_FALSE(test, is_zero_pfn(pfn));
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 0, 0)), pfn);
+	KUNIT_EXPECT_TRUE(test, is_zero_pfn(kfp_probe(test, kfp_guarded(test, 1, 0))));
+}
+
+KFP_TEST(kfp_read_does_not_break_cow_but_write_does)
+{
+	struct kfp_env *env = test->priv;
+	struct kvm_follow_pfn kfp;
+	kvm_pfn_t pfn;
+
+	kfp_alloc_memory(test, &kfp_single);
+	kfp_map_memory(test, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+
+	kfp = kfp_guarded(test, 2, 0);
+	kfp.allow_write_mapping = true;
+	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[2]);
+	KUNIT_EXPECT_FALSE(test, kfp.writable);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp), env->mem.pfn[2]);
+
+	kfp = kfp_guarded(test, 2, FOLL_WRITE);
+	kfp.atomic = true;
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp), KVM_PFN_ERR_FAULT);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 2, 0)),
+			env->mem.pfn[2]);
+
+	pfn = kfp_probe(test, kfp_guarded(test, 2, FOLL_WRITE));
+	KUNIT_EXPECT_FALSE(test, is_error_noslot_pfn(pfn));
+	KUNIT_EXPECT_NE(test, pfn, env->mem.pfn[2]);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 2, 0)), pfn);
+}
+
+KFP_TEST(kfp_read_of_writable_memory_is_writable_only_if_allowed)
+{
+	struct kvm_follow_pfn kfp;
+
+	kfp_map_anon(test, PROT_READ | PROT_WRITE);
+	kfp_touch(test, 0);
+
+	KUNIT_EXPECT_FALSE(test, kfp_is_writable(test, kfp_guarded(test, 0, 0)));
+	KUNIT_EXPECT_FALSE(test, kfp_is_writable(test, kfp_get(test, 0, 0)));
+	KUNIT_EXPECT_FALSE(test, kfp_is_writable(test, kfp_pin(test, 0, 0)));
+
+	kfp = kfp_guarded(test, 0, 0);
+	kfp.allow_write_mapping = true;
+	KUNIT_EXPECT_TRUE(test, kfp_is_writable(test, kfp));
+
+	kfp = kfp_get(test, 0, 0);
+	kfp.allow_write_mapping = true;
+	KUNIT_EXPECT_TRUE(test, kfp_is_writable(test, kfp));
+}
+
+KFP_TEST(kfp_read_only_vma_in_writable_slot_is_read_only_and_no_ro_fault)
+{
+	struct kfp_env *env = test->priv;
+	struct kvm_follow_pfn kfp;
+
+	kfp_alloc_memory(test, &kfp_single);
+	kfp_map_memory(test, PROT_READ, MAP_SHARED);
+
+	kfp = kfp_guarded(test, 1, 0);
+	kfp.allow_write_mapping = true;
+	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[1]);
+	KUNIT_EXPECT_FALSE(test, kfp.writable);
+
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE)),
+			KVM_PFN_ERR_FAULT);
+	KUNIT_EXPECT_EQ(test,
+			kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE | FOLL_NOWAIT)),
+			KVM_PFN_ERR_FAULT);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_get(test, 1, FOLL_WRITE)),
+			KVM_PFN_ERR_FAULT);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_pin(test, 1, FOLL_WRITE)),
+			KVM_PFN_ERR_FAULT);
+}
+
+static const unsigned int kfp_access_flags[] = {
+	0, FOLL_WRITE, FOLL_NOWAIT, FOLL_WRITE | FOLL_NOWAIT,
+	FOLL_INTERRUPTIBLE, FOLL_WRITE | FOLL_INTERRUPTIBLE,
+};
+
+static void kfp_expect_all_faults(struct kunit *test)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(kfp_access_flags); i++) {
+		unsigned int flags = kfp_access_flags[i];
+
+		KUNIT_EXPECT_EQ_MSG(test, kfp_probe(test, kfp_guarded(test, 1, flags)),
+				    KVM_PFN_ERR_FAULT, "flags %#x", flags);
+		KUNIT_EXPECT_EQ_MSG(test, kfp_probe(test, kfp_get(test, 1, flags)),
+				    KVM_PFN_ERR_FAULT, "flags %#x", flags);
+		KUNIT_EXPECT_EQ_MSG(test, kfp_probe(test, kfp_pin(test, 1, flags)),
+				    KVM_PFN_ERR_FAULT, "flags %#x", flags);
+	}
+}
+
+KFP_TEST(kfp_hole_is_a_fault)
+{
+	kfp_map_anon(test, PROT_READ | PROT_WRITE);
+	kfp_touch(test, 1);
+	KUNIT_ASSERT_EQ(test, 0, vm_munmap(kfp_hva(test, 1), PAGE_SIZE));
+
+	kfp_expect_all_faults(test);
+	KUNIT_EXPECT_TRUE(test, kfp_is_writable(test, kfp_guarded(test, 2, FOLL_WRITE)));
+}
+
+KFP_TEST(kfp_prot_none_memory_is_a_fault)
+{
+	kfp_map_anon(test, PROT_NONE);
+
+	kfp_expect_all_faults(test);
+}
+
+KFP_TEST(kfp_read_only_slot_is_never_writable_and_a_write_is_ro_fault)
+{
+	struct kfp_env *env = test->priv;
+	struct kvm_follow_pfn kfp;
+
+	kfp_map_shared(test, &kfp_single);
+	kfp_touch(test, 0);
+	env->slot.flags = KVM_MEM_READONLY;
+
+	kfp = kfp_guarded(test, 0, 0);
+	kfp.allow_write_mapping = true;
+	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[0]);
+	KUNIT_EXPECT_FALSE(test, kfp.writable);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 0, 0)),
+			env->mem.pfn[0]);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_get(test, 0, 0)),
+			env->mem.pfn[0]);
+
+	kfp = kfp_guarded(test, 0, FOLL_WRITE);
+	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), KVM_PFN_ERR_RO_FAULT);
+	KUNIT_EXPECT_EQ(test, kfp.hva, KVM_HVA_ERR_RO_BAD);
+	kfp.atomic = true;
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp), KVM_PFN_ERR_RO_FAULT);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_get(test, 0, FOLL_WRITE)),
+			KVM_PFN_ERR_RO_FAULT);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_pin(test, 0, FOLL_WRITE)),
+			KVM_PFN_ERR_RO_FAULT);
+}
+
+KFP_TEST(kfp_slot_that_is_being_deleted_is_noslot)
+{
+	struct kfp_env *env = test->priv;
+	struct kvm_follow_pfn kfp;
+
+	kfp_map_shared(test, &kfp_single);
+	kfp_touch(test, 0);
+	env->slot.flags = KVM_MEMSLOT_INVALID;
+
+	kfp = kfp_guarded(test, 0, FOLL_WRITE);
+	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), KVM_PFN_NOSLOT);
+	KUNIT_EXPECT_TRUE(test, kvm_is_error_hva(kfp.hva));
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_get(test, 0, 0)), KVM_PFN_NOSLOT);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_pin(test, 0, 0)), KVM_PFN_NOSLOT);
+}
+
+KFP_TEST(kfp_hva_is_resolved_and_left_alone)
+{
+	struct kvm_follow_pfn kfp = { .by_hva = true, .flags = FOLL_GET };
+	struct kfp_env *env = test->priv;
+
+	kfp_map_shared(test, &kfp_single);
+
+	/* An hva need not be aligned. */
+	kfp.hva = kfp_hva(test, 3) + 8;
+	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[3]);
+	KUNIT_EXPECT_EQ(test, kfp.hva, kfp_hva(test, 3) + 8);
+	kfp_release(&kfp, false);
+}
+
+KFP_TEST(kfp_error_hva_is_a_fault)
+{
+	struct kvm_follow_pfn kfp = {
+		.by_hva = true,
+		.hva = KVM_HVA_ERR_BAD,
+		.flags = FOLL_GET,
+	};
+
+	kfp_map_anon(test, PROT_READ | PROT_WRITE);
+
+	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), KVM_PFN_ERR_FAULT);
+	kfp.hva = KVM_HVA_ERR_RO_BAD;
+	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), KVM_PFN_ERR_FAULT);
+}
+
+KFP_TEST(kfp_nowait_answers_needs_io_instead_of_waiting)
+{
+	unsigned int flags = FOLL_WRITE | FOLL_NOWAIT;
+	struct kfp_env *env = test->priv;
+
+	kfp_map_shared(test, &kfp_single);
+	env->mem.reply = VM_FAULT_RETRY;
+
+	env->mem.nr_replies = 1;
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 0, flags)),
+			KVM_PFN_ERR_NEEDS_IO);
+	KUNIT_EXPECT_TRUE(test, env->mem.fault_flags & FAULT_FLAG_RETRY_NOWAIT);
+	KUNIT_EXPECT_EQ(test, env->mem.faults, 1);
+
+	env->mem.nr_replies = 1;
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 0, FOLL_NOWAIT)),
+			KVM_PFN_ERR_NEEDS_IO);
+	env->mem.nr_replies = 1;
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_get(test, 0, flags)),
+			KVM_PFN_ERR_NEEDS_IO);
+	env->mem.nr_replies = 1;
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_pin(test, 0, flags)),
+			KVM_PFN_ERR_NEEDS_IO);
+
+	/* Without the flag the lookup waits. */
+	env->mem.nr_replies = 1;
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 0, FOLL_WRITE)),
+			env->mem.pfn[0]);
+	KUNIT_EXPECT_FALSE(test, env->mem.fault_flags & FAULT_FLAG_RETRY_NOWAIT);
+
+	/* With it, memory that is there is found. */
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 0, flags)),
+			env->mem.pfn[0]);
+}
+
+struct kfp_handler_error {
+	const char *name;
+	vm_fault_t reply;
+	kvm_pfn_t pfn;
+};
+
+static const struct kfp_handler_error kfp_handler_errors[] = {
+	{ "poison", VM_FAULT_HWPOISON, KVM_PFN_ERR_HWPOISON },
+	{ "poison of a huge page", VM_FAULT_HWPOISON_LARGE, KVM_PFN_ERR_HWPOISON },
+	{ "SIGBUS", VM_FAULT_SIGBUS, KVM_PFN_ERR_FAULT },
+	{ "SIGSEGV", VM_FAULT_SIGSEGV, KVM_PFN_ERR_FAULT },
+	{ "out of memory", VM_FAULT_OOM, KVM_PFN_ERR_FAULT },
+};
+
+KUNIT_ARRAY_PARAM_DESC(kfp_handler_error, kfp_handler_errors, name);
+
+static void kfp_expect_handler_error(struct kunit *test)
+{
+	const struct kfp_handler_error *error = test->param_value;
+	struct kfp_env *env = test->priv;
+	struct kfp_pages_state before = kfp_pages_state(test);
+
+	env->mem.reply = error->reply;
+	/* An engine that ignores the error shall not loop forever. */
+	env->mem.nr_replies = 1000;
+
+	/* Do not have VM_PFNMAP refused before the handler is called. */
+	kvm_allow_unsafe_mappings = true;
+
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 0, 0)), error->pfn);
+	KUNIT_EXPECT_EQ(test, env->mem.faults, 1);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 0, FOLL_WRITE)),
+			error->pfn);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_get(test, 0, FOLL_WRITE)),
+			error->pfn);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_pin(test, 0, FOLL_WRITE)),
+			error->pfn);
+	kfp_expect_untouched(test, &before);
+}
+
+KFP_TEST(kfp_error_of_a_fault_handler_is_passed_on)
+{
+	kfp_map_shared(test, &kfp_single);
+	kfp_expect_handler_error(test);
+}
+
+KFP_TEST(kfp_error_of_a_pfnmap_fault_handler_is_passed_on)
+{
+	kfp_map_shared(test, &kfp_pfnmap);
+	kfp_expect_handler_error(test);
+}
+
+/* Make a request whose fault handler sends @signal first and answers @reply. */
+static kvm_pfn_t kfp_probe_with_signal(struct kunit *test,
+				       struct kvm_follow_pfn kfp,
+				       int signal, vm_fault_t reply)
+{
+	struct kfp_env *env = test->priv;
+	kvm_pfn_t pfn;
+
+	env->mem.reply = reply;
+	env->mem.nr_replies = 1;
+	env->mem.signal = signal;
+
+	allow_signal(signal);
+	pfn = kfp_probe(test, kfp);
+	flush_signals(current);
+	disallow_signal(signal);
+
+	return pfn;
+}
+
+KFP_TEST(kfp_signal_ends_an_interruptible_lookup)
+{
+	struct kvm_follow_pfn kfp;
+
+	kfp_map_shared(test, &kfp_single);
+
+	kfp = kfp_guarded(test, 0, FOLL_WRITE | FOLL_INTERRUPTIBLE);
+	KUNIT_EXPECT_EQ(test, kfp_probe_with_signal(test, kfp, SIGUSR1, VM_FAULT_RETRY),
+			KVM_PFN_ERR_SIGPENDING);
+	kfp = kfp_pin(test, 0, FOLL_WRITE | FOLL_INTERRUPTIBLE);
+	KUNIT_EXPECT_EQ(test, kfp_probe_with_signal(test, kfp, SIGUSR1, VM_FAULT_RETRY),
+			KVM_PFN_ERR_SIGPENDING);
+	kfp = kfp_guarded(test, 0, FOLL_WRITE);
+	KUNIT_EXPECT_EQ(test, kfp_probe_with_signal(test, kfp, SIGKILL, VM_FAULT_RETRY),
+			KVM_PFN_ERR_SIGPENDING);
+}
+
+KFP_TEST(kfp_signal_does_not_end_an_uninterruptible_lookup)
+{
+	struct kfp_env *env = test->priv;
+	struct kvm_follow_pfn kfp;
+
+	kfp_map_shared(test, &kfp_single);
+
+	kfp = kfp_guarded(test, 0, FOLL_WRITE);
+	KUNIT_EXPECT_EQ(test, kfp_probe_with_signal(test, kfp, SIGUSR1, VM_FAULT_RETRY),
+			env->mem.pfn[0]);
+}
+
+KFP_TEST(kfp_signal_ends_repeated_faults_of_pfnmap)
+{
+	struct kvm_follow_pfn kfp;
+
+	kfp_map_shared(test, &kfp_pfnmap);
+
+	/* A handler that was interrupted reports success without a PTE. */
+	kfp = kfp_guarded(test, 0, FOLL_WRITE | FOLL_INTERRUPTIBLE);
+	KUNIT_EXPECT_EQ(test, kfp_probe_with_signal(test, kfp, SIGUSR1, VM_FAULT_NOPAGE),
+			KVM_PFN_ERR_SIGPENDING);
+	kfp = kfp_guarded(test, 0, FOLL_WRITE);
+	KUNIT_EXPECT_EQ(test, kfp_probe_with_signal(test, kfp, SIGUSR1, VM_FAULT_NOPAGE),
+			KVM_PFN_ERR_SIGPENDING);
+	kfp = kfp_guarded(test, 0, FOLL_WRITE);
+	KUNIT_EXPECT_EQ(test, kfp_probe_with_signal(test, kfp, SIGKILL, VM_FAULT_NOPAGE),
+			KVM_PFN_ERR_SIGPENDING);
+}
+
+KFP_TEST(kfp_signal_does_not_end_a_lookup_of_pfnmap_that_needs_one_fault)
+{
+	struct kfp_env *env = test->priv;
+	struct kvm_follow_pfn kfp;
+
+	kfp_map_shared(test, &kfp_pfnmap);
+
+	/* There is no second call of the handler for the signal to prevent. */
+	allow_signal(SIGUSR1);
+	send_sig(SIGUSR1, current, 1);
+	kfp = kfp_guarded(test, 0, FOLL_WRITE | FOLL_INTERRUPTIBLE);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp), env->mem.pfn[0]);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp), env->mem.pfn[0]);
+	flush_signals(current);
+	disallow_signal(SIGUSR1);
+	KUNIT_EXPECT_EQ(test, env->mem.faults, 1);
+}
+
+/* VM_IO and VM_PFNMAP memory. */
+
+KFP_TEST(kfp_remapped_memory_maps_and_is_not_touched)
+{
+	struct kfp_env *env = test->priv;
+	struct kfp_pages_state before;
+	struct kvm_follow_pfn kfp;
+	int i;
+
+	kfp_map_shared(test, test->param_value);
+	before = kfp_pages_state(test);
+
+	for (i = 0; i < KFP_PAGES; i++) {
+		/* Absent first, then present. */
+		kfp = kfp_guarded(test, i, FOLL_WRITE);
+		KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[i]);
+		KUNIT_EXPECT_EQ(test, kfp.route, KVM_FOLLOW_PFN_REMAPPED);
+		KUNIT_EXPECT_EQ(test, env->mem.faults, i + 1);
+		KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[i]);
+
+		KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, i, 0)),
+				env->mem.pfn[i]);
+		KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, i, FOLL_NOWAIT)),
+				env->mem.pfn[i]);
+
+		/* The fast route is the only one that does not sleep. */
+		kfp.atomic = true;
+		KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), KVM_PFN_ERR_FAULT);
+		KUNIT_EXPECT_EQ(test, env->mem.faults, i + 1);
+	}
+
+	kfp_expect_untouched(test, &before);
+}
+
+KFP_TEST(kfp_remapped_memory_is_refused_without_a_guard)
+{
+	struct kfp_env *env = test->priv;
+	struct kfp_pages_state before;
+	int i;
+
+	kvm_allow_unsafe_mappings = false;
+	kfp_map_shared(test, test->param_value);
+	before = kfp_pages_state(test);
+
+	for (i = 0; i < KFP_PAGES; i++) {
+		KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_get(test, i, 0)),
+				KVM_PFN_ERR_FAULT);
+		KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_get(test, i, FOLL_WRITE)),
+				KVM_PFN_ERR_FAULT);
+		KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_pin(test, i, 0)),
+				KVM_PFN_ERR_FAULT);
+		KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_pin(test, i, FOLL_WRITE)),
+				KVM_PFN_ERR_FAULT);
+
+		/* What is refused is not faulted in first, and if present, too. */
+		KUNIT_EXPECT_EQ(test, env->mem.faults, i);
+		kfp_probe(test, kfp_guarded(test, i, FOLL_WRITE));
+		KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_get(test, i, 0)),
+				KVM_PFN_ERR_FAULT);
+		KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_pin(test, i, FOLL_WRITE)),
+				KVM_PFN_ERR_FAULT);
+	}
+
+	kfp_expect_untouched(test, &before);
+}
+
+KFP_TEST(kfp_remapped_memory_is_allowed_by_allow_unsafe_mappings)
+{
+	struct kfp_env *env = test->priv;
+	struct kfp_pages_state before;
+	struct kvm_follow_pfn kfp;
+	int i;
+
+	kvm_allow_unsafe_mappings = true;
+	kfp_map_shared(test, test->param_value);
+	before = kfp_pages_state(test);
+
+	for (i = 0; i < KFP_PAGES; i++) {
+		kfp = kfp_get(test, i, FOLL_WRITE);
+		KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[i]);
+		kfp_expect_untouched(test, &before);
+		kfp_release(&kfp, true);
+
+		kfp = kfp_pin(test, i, FOLL_WRITE);
+		KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[i]);
+		kfp_expect_untouched(test, &before);
+		kfp_release(&kfp, true);
+	}
+
+	kfp_expect_untouched(test, &before);
+}
+
+KFP_TEST(kfp_allow_unsafe_mappings_does_not_allow_errors)
+{
+	kvm_allow_unsafe_mappings = true;
+	kfp_alloc_memory(test, &kfp_pfnmap);
+	kfp_map_memory(test, PROT_NONE, MAP_SHARED);
+
+	kfp_expect_all_faults(test);
+}
+
+KFP_TEST(kfp_read_of_pfnmap_is_writable_only_if_allowed)
+{
+	struct kvm_follow_pfn kfp;
+	struct kfp_env *env = test->priv;
+
+	kfp_map_shared(test, &kfp_pfnmap);
+
+	KUNIT_EXPECT_FALSE(test, kfp_is_writable(test, kfp_guarded(test, 1, 0)));
+
+	kfp = kfp_guarded(test, 1, 0);
+	kfp.allow_write_mapping = true;
+	KUNIT_EXPECT_TRUE(test, kfp_is_writable(test, kfp));
+
+	env->slot.flags = KVM_MEM_READONLY;
+	KUNIT_EXPECT_FALSE(test, kfp_is_writable(test, kfp));
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE)),
+			KVM_PFN_ERR_RO_FAULT);
+}
+
+KFP_TEST(kfp_pfnmap_fault_without_pte_is_repeated)
+{
+	struct kfp_env *env = test->priv;
+
+	kfp_map_shared(test, &kfp_pfnmap);
+	env->mem.reply = VM_FAULT_NOPAGE;
+	env->mem.nr_replies = 3;
+
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE)),
+			env->mem.pfn[1]);
+	KUNIT_EXPECT_EQ(test, env->mem.faults, 4);
+}
+
+KFP_TEST(kfp_pfnmap_fault_that_drops_mmap_lock_is_repeated)
+{
+	struct kfp_env *env = test->priv;
+
+	kfp_map_shared(test, &kfp_pfnmap);
+	env->mem.reply = VM_FAULT_RETRY;
+	env->mem.nr_replies = 1;
+
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE)),
+			env->mem.pfn[1]);
+	KUNIT_EXPECT_EQ(test, env->mem.faults, 2);
+	KUNIT_EXPECT_TRUE(test, env->mem.fault_flags & FAULT_FLAG_TRIED);
+	KUNIT_EXPECT_TRUE(test, env->mem.fault_flags & FAULT_FLAG_WRITE);
+}
+
+KFP_TEST(kfp_pfnmap_that_is_unmapped_during_the_fault_is_a_fault)
+{
+	struct kfp_env *env = test->priv;
+	struct kfp_pages_state before;
+
+	kfp_map_shared(test, &kfp_pfnmap);
+	before = kfp_pages_state(test);
+	env->mem.reply = VM_FAULT_RETRY;
+	env->mem.nr_replies = 1;
+	env->mem.unmap = true;
+
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE)),
+			KVM_PFN_ERR_FAULT);
+	KUNIT_EXPECT_EQ(test, env->mem.faults, 1);
+	kfp_expect_untouched(test, &before);
+}
+
+static void kfp_map_pfn_mkwrite(struct kunit *test, vm_fault_t reply)
+{
+	struct kfp_env *env = test->priv;
+
+	env->mem.use_mkwrite = true;
+	env->mem.mkwrite_reply = reply;
+	kfp_map_shared(test, &kfp_pfnmap);
+}
+
+KFP_TEST(kfp_write_to_read_only_pte_takes_a_write_fault)
+{
+	struct kfp_env *env = test->priv;
+	struct kfp_pages_state before;
+	struct kvm_follow_pfn kfp;
+
+	kfp_map_pfn_mkwrite(test, 0);
+	before = kfp_pages_state(test);
+
+	/* A read does not need the permission, so does not ask for it. */
+	kfp = kfp_guarded(test, 1, 0);
+	kfp.allow_write_mapping = true;
+	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[1]);
+	KUNIT_EXPECT_FALSE(test, kfp.writable);
+	KUNIT_EXPECT_EQ(test, env->mem.faults, 1);
+	KUNIT_EXPECT_EQ(test, env->mem.mkwrites, 0);
+
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE)),
+			env->mem.pfn[1]);
+	KUNIT_EXPECT_EQ(test, env->mem.faults, 1);
+	KUNIT_EXPECT_EQ(test, env->mem.mkwrites, 1);
+
+	/* The PTE is writable now. */
+	KUNIT_EXPECT_TRUE(test, kfp_is_writable(test, kfp));
+	KUNIT_EXPECT_EQ(test, env->mem.mkwrites, 1);
+	kfp_expect_untouched(test, &before);
+}
+
+KFP_TEST(kfp_write_fault_that_maps_read_only_is_followed_by_another)
+{
+	struct kfp_env *env = test->priv;
+
+	kfp_map_pfn_mkwrite(test, 0);
+
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE)),
+			env->mem.pfn[1]);
+	KUNIT_EXPECT_EQ(test, env->mem.faults, 1);
+	KUNIT_EXPECT_EQ(test, env->mem.mkwrites, 1);
+}
+
+KFP_TEST(kfp_write_to_private_pfnmap_breaks_cow_and_read_does_not)
+{
+	struct kfp_env *env = test->priv;
+	struct kfp_pages_state before;
+	struct kvm_follow_pfn kfp;
+	kvm_pfn_t pfn;
+
+	kfp_alloc_memory(test, &kfp_remap);
+	kfp_map_memory(test, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+	before = kfp_pages_state(test);
+
+	kfp = kfp_guarded(test, 1, 0);
+	kfp.allow_write_mapping = true;
+	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[1]);
+	KUNIT_EXPECT_FALSE(test, kfp.writable);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp), env->mem.pfn[1]);
+
+	pfn = kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE));
+	KUNIT_EXPECT_FALSE(test, is_error_noslot_pfn(pfn));
+	KUNIT_EXPECT_NE(test, pfn, env->mem.pfn[1]);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE)), pfn);
+
+	/*
+	 * The copy is anonymous memory, which the fast route finds.  Whoever
+	 * reads and may write without another lookup has to mark the page.
+	 */
+	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), pfn);
+	KUNIT_EXPECT_TRUE(test, !kfp.writable || kfp.page);
+
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 2, 0)),
+			env->mem.pfn[2]);
+	kfp_expect_untouched(test, &before);
+}
+
+KFP_TEST(kfp_owner_that_insists_on_read_only_is_ro_fault)
+{
+	struct kfp_env *env = test->priv;
+
+	kfp_map_pfn_mkwrite(test, VM_FAULT_NOPAGE);
+
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, 0)),
+			env->mem.pfn[1]);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE)),
+			KVM_PFN_ERR_RO_FAULT);
+	KUNIT_EXPECT_EQ(test, env->mem.mkwrites, 1);
+
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 2, FOLL_WRITE)),
+			KVM_PFN_ERR_RO_FAULT);
+	KUNIT_EXPECT_EQ(test, env->mem.mkwrites, 2);
+
+	kvm_allow_unsafe_mappings = true;
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_get(test, 1, FOLL_WRITE)),
+			KVM_PFN_ERR_RO_FAULT);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, 0)),
+			env->mem.pfn[1]);
+}
+
+KFP_TEST(kfp_error_of_pfn_mkwrite_is_passed_on)
+{
+	const struct kfp_handler_error *error = test->param_value;
+	struct kfp_env *env = test->priv;
+
+	kfp_map_pfn_mkwrite(test, error->reply);
+
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, 0)),
+			env->mem.pfn[1]);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE)),
+			error->pfn);
+	KUNIT_EXPECT_EQ(test, env->mem.mkwrites, 1);
+}
+
+static const struct {
+	const char *name;
+	bool populate;
+} kfp_pte_states[] = {
+	{ "PTE absent", false },
+	{ "PTE present", true },
+};
+
+KUNIT_ARRAY_PARAM_DESC(kfp_pte_state, kfp_pte_states, name);
+
+static void kfp_map_pfnmap_prot(struct kunit *test, unsigned long prot)
+{
+	const typeof(kfp_pte_states[0]) *state = test->param_value;
+	struct kfp_env *env = test->priv;
+
+	env->mem.populate = state->populate;
+	kfp_alloc_memory(test, &kfp_pfnmap);
+	kfp_map_memory(test, prot, MAP_SHARED);
+}
+
+KFP_TEST(kfp_write_to_read_only_pfnmap_vma_is_ro_fault)
+{
+	struct kfp_env *env = test->priv;
+	struct kvm_follow_pfn kfp;
+
+	kfp_map_pfnmap_prot(test, PROT_READ);
+
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE)),
+			KVM_PFN_ERR_RO_FAULT);
+	KUNIT_EXPECT_EQ(test, env->mem.faults, 0);
+
+	kfp = kfp_guarded(test, 1, 0);
+	kfp.allow_write_mapping = true;
+	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[1]);
+	KUNIT_EXPECT_FALSE(test, kfp.writable);
+
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE)),
+			KVM_PFN_ERR_RO_FAULT);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_get(test, 1, FOLL_WRITE)),
+			KVM_PFN_ERR_RO_FAULT);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_pin(test, 1, FOLL_WRITE)),
+			KVM_PFN_ERR_RO_FAULT);
+}
+
+KFP_TEST(kfp_prot_none_pfnmap_vma_is_a_fault)
+{
+	struct kfp_env *env = test->priv;
+
+	kfp_map_pfnmap_prot(test, PROT_NONE);
+
+	kfp_expect_all_faults(test);
+	KUNIT_EXPECT_EQ(test, env->mem.faults, 0);
+}
+
+KFP_TEST(kfp_write_only_pfnmap_vma_cannot_be_read)
+{
+	struct kfp_env *env = test->priv;
+
+	kfp_map_pfnmap_prot(test, PROT_WRITE);
+
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, 0)),
+			KVM_PFN_ERR_FAULT);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE)),
+			env->mem.pfn[1]);
+}
+
+KFP_TEST(kfp_special_pte_outside_of_pfnmap_is_a_fault)
+{
+	static const struct kfp_kind kind = {
+		.source = KFP_PAGELESS,
+		.insert = KFP_BY_INSERT_MIXED,
+		.vm_flags = VM_MIXEDMAP,
+	};
+	int i;
+
+	kfp_map_shared(test, &kind);
+	kvm_allow_unsafe_mappings = true;
+
+	for (i = 0; i < 2; i++) {
+		KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE)),
+				KVM_PFN_ERR_FAULT);
+		KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, 0)),
+				KVM_PFN_ERR_FAULT);
+		KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_get(test, 1, 0)),
+				KVM_PFN_ERR_FAULT);
+		KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_pin(test, 1, 0)),
+				KVM_PFN_ERR_FAULT);
+	}
+}
+
+/* Batches. */
+
+static struct kvm_follow_pfn kfp_atomic(struct kunit *test, int index)
+{
+	struct kvm_follow_pfn kfp = kfp_guarded(test, index, FOLL_WRITE);
+
+	kfp.atomic = true;
+	return kfp;
+}
+
+static int kfp_batch(struct kunit *test, struct kvm_follow_pfn *kfp,
+		     struct page **pages, int nr)
+{
+	struct kfp_env *env = test->priv;
+	int found;
+
+	memset(pages, 0, KFP_PAGES * sizeof(*pages));
+	kfp_poison(kfp);
+
+	KVM_MMU_LOCK(env->kvm);
+	found = kvm_follow_pfn_batch(kfp, pages, nr);
+	KVM_MMU_UNLOCK(env->kvm);
+
+	return found;
+}
+
+/* Expect @found pages, from page @index on, and an answer for the last. */
+static void kfp_expect_batch(struct kunit *test, int index, int nr, int found)
+{
+	struct kvm_follow_pfn kfp = kfp_atomic(test, index);
+	struct kfp_pages_state before = kfp_pages_state(test);
+	struct kfp_env *env = test->priv;
+	struct page *pages[KFP_PAGES];
+	int i;
+
+	KUNIT_EXPECT_EQ(test, kfp_batch(test, &kfp, pages, nr), found);
+	for (i = 0; i < KFP_PAGES; i++)
+		KUNIT_EXPECT_PTR_EQ(test, pages[i],
+				    i < found ? env->mem.page[index + i] : NULL);
+	kfp_expect_counts(test, &before, 0);
+	KUNIT_EXPECT_EQ(test, env->misuses, 0);
+
+	if (found) {
+		KUNIT_EXPECT_EQ(test, kfp.gfn, KFP_GFN + index + found - 1);
+		KUNIT_EXPECT_EQ(test, kfp.pfn, env->mem.pfn[index + found - 1]);
+		kfp_expect_pfn(test, &kfp);
+	} else {
+		kfp_expect_no_pfn(test, &kfp);
+	}
+}
+
+KFP_TEST(kfp_batch_finds_neighbours_and_holds_nothing)
+{
+	int i;
+
+	kfp_map_shared(test, &kfp_single);
+	for (i = 0; i < KFP_PAGES; i++)
+		kfp_touch(test, i);
+
+	kfp_expect_batch(test, 0, KFP_PAGES, KFP_PAGES);
+	kfp_expect_batch(test, 0, 1, 1);
+	kfp_expect_batch(test, 1, 2, 2);
+}
+
+KFP_TEST(kfp_batch_ends_with_the_slot)
+{
+	struct kfp_env *env = test->priv;
+	int i;
+
+	kfp_map_shared(test, &kfp_single);
+	for (i = 0; i < KFP_PAGES; i++)
+		kfp_touch(test, i);
+	env->slot.npages = KFP_PAGES - 1;
+
+	kfp_expect_batch(test, 0, KFP_PAGES, KFP_PAGES - 1);
+	kfp_expect_batch(test, 1, KFP_PAGES, KFP_PAGES - 2);
+	kfp_expect_batch(test, KFP_PAGES - 2, KFP_PAGES, 1);
+}
+
+KFP_TEST(kfp_batch_stops_at_absent_memory_and_faults_nothing_in)
+{
+	struct kfp_env *env = test->priv;
+
+	kfp_map_shared(test, &kfp_single);
+	kfp_touch(test, 0);
+	kfp_touch(test, 1);
+	kfp_touch(test, 3);
+	env->mem.faults = 0;
+
+	kfp_expect_batch(test, 0, KFP_PAGES, 2);
+	kfp_expect_batch(test, 2, 2, 0);
+	kfp_expect_batch(test, 3, 1, 1);
+	KUNIT_EXPECT_EQ(test, env->mem.faults, 0);
+}
+
+KFP_TEST(kfp_batch_stops_at_a_hole)
+{
+	int i;
+
+	kfp_map_shared(test, &kfp_single);
+	for (i = 0; i < KFP_PAGES; i++)
+		kfp_touch(test, i);
+	KUNIT_ASSERT_EQ(test, 0, vm_munmap(kfp_hva(test, 2), PAGE_SIZE));
+
+	kfp_expect_batch(test, 0, KFP_PAGES, 2);
+	kfp_expect_batch(test, 2, 2, 0);
+}
+
+KFP_TEST(kfp_batch_finds_writable_memory_only)
+{
+	struct kfp_env *env = test->priv;
+
+	kfp_alloc_memory(test, &kfp_single);
+	kfp_map_memory(test, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+	/* Have the page mapped as long as COW is pending. */
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 0, 0)),
+			env->mem.pfn[0]);
+
+	kfp_expect_batch(test, 0, KFP_PAGES, 0);
+}
+
+KFP_TEST(kfp_batch_finds_nothing_in_pfnmap)
+{
+	kfp_map_shared(test, &kfp_pfnmap);
+	kfp_probe(test, kfp_guarded(test, 0, FOLL_WRITE));
+
+	kfp_expect_batch(test, 0, KFP_PAGES, 0);
+}
+
+KFP_TEST(kfp_batch_obeys_the_flags_of_the_slot)
+{
+	struct kvm_follow_pfn kfp = kfp_atomic(test, 0);
+	struct kfp_env *env = test->priv;
+	struct page *pages[KFP_PAGES];
+
+	kfp_map_shared(test, &kfp_single);
+	kfp_touch(test, 0);
+
+	env->slot.flags = KVM_MEM_READONLY;
+	kfp_expect_batch(test, 0, 1, 0);
+	KUNIT_EXPECT_EQ(test, kfp_batch(test, &kfp, pages, 1), 0);
+	KUNIT_EXPECT_EQ(test, kfp.pfn, KVM_PFN_ERR_RO_FAULT);
+
+	env->slot.flags = KVM_MEMSLOT_INVALID;
+	kfp_expect_batch(test, 0, 1, 0);
+	KUNIT_EXPECT_EQ(test, kfp_batch(test, &kfp, pages, 1), 0);
+	KUNIT_EXPECT_EQ(test, kfp.pfn, KVM_PFN_NOSLOT);
+}
+
+static const struct kfp_request kfp_bad_batches[] = {
+	{ "bad request", .flags = FOLL_WRITE, .atomic = true },
+	{ "gfn outside of the slot", .gfn_offset = KFP_PAGES,
+	  .flags = FOLL_WRITE, .guarded = true, .atomic = true },
+	{ "hva", .no_slot = true, .by_hva = true, .flags = FOLL_WRITE,
+	  .guarded = true, .atomic = true },
+	{ "not atomic", .flags = FOLL_WRITE, .guarded = true },
+	{ "not guarded", .flags = FOLL_WRITE | FOLL_GET, .atomic = true },
+	{ "read", .guarded = true, .atomic = true },
+};
+
+KUNIT_ARRAY_PARAM(kfp_bad_batch, kfp_bad_batches, kfp_request_desc);
+
+static void kfp_expect_bad_batch(struct kunit *test, struct kvm_follow_pfn *kfp,
+				 int nr)
+{
+	struct kfp_pages_state before = kfp_pages_state(test);
+	struct kfp_env *env = test->priv;
+	struct page *pages[KFP_PAGES];
+
+	env->misuses = 0;
+	KUNIT_EXPECT_EQ(test, kfp_batch(test, kfp, pages, nr), 0);
+	KUNIT_EXPECT_EQ(test, kfp->pfn, KVM_PFN_ERR_FAULT);
+	KUNIT_EXPECT_NULL(test, pages[0]);
+	kfp_expect_no_pfn(test, kfp);
+	kfp_expect_untouched(test, &before);
+	KUNIT_EXPECT_EQ(test, env->misuses, 1);
+}
+
+KFP_TEST(kfp_bad_batch_is_reported_once_and_finds_nothing)
+{
+	struct kvm_follow_pfn kfp;
+
+	kfp_map_shared(test, &kfp_single);
+	kfp_touch(test, 0);
+
+	kfp = kfp_make_request(test, test->param_value);
+	kfp_expect_bad_batch(test, &kfp, KFP_PAGES);
+}
+
+KFP_TEST(kfp_batch_of_less_than_one_is_reported_and_finds_nothing)
+{
+	struct kvm_follow_pfn kfp;
+
+	kfp_map_shared(test, &kfp_single);
+	kfp_touch(test, 0);
+
+	kfp = kfp_atomic(test, 0);
+	kfp_expect_bad_batch(test, &kfp, 0);
+	kfp = kfp_atomic(test, 0);
+	kfp_expect_bad_batch(test, &kfp, -1);
+}
+
+/* Marking and releasing. */
+
+static void kfp_mark_locked(struct kunit *test, struct page *page, bool dirty)
+{
+	struct kfp_env *env = test->priv;
+
+	KVM_MMU_LOCK(env->kvm);
+	kvm_mark_page_mapped(env->kvm, page, dirty);
+	KVM_MMU_UNLOCK(env->kvm);
+}
+
+static void kfp_mark_page_marks_dirty_only_as_told(struct kunit *test)
+{
+	struct kfp_env *env = test->priv;
+
+	kfp_alloc_memory(test, &kfp_single);
+
+	kfp_mark_locked(test, env->mem.page[0], false);
+	KUNIT_EXPECT_TRUE(test, kfp_is_referenced(env->mem.page[0]));
+	KUNIT_EXPECT_FALSE(test, PageDirty(env->mem.page[0]));
+
+	kfp_mark_locked(test, env->mem.page[1], true);
+	KUNIT_EXPECT_TRUE(test, kfp_is_referenced(env->mem.page[1]));
+	KUNIT_EXPECT_TRUE(test, PageDirty(env->mem.page[1]));
+}
+
+static void kfp_mark_page_leaves_reserved_pages_alone(struct kunit *test)
+{
+	static const struct kfp_kind reserved = { .source = KFP_RESERVED };
+	struct kfp_pages_state before;
+	struct kfp_env *env = test->priv;
+
+	kfp_alloc_memory(test, &reserved);
+	before = kfp_pages_state(test);
+
+	kfp_mark_locked(test, env->mem.page[0], false);
+	kfp_mark_locked(test, env->mem.page[1], true);
+	kfp_expect_untouched(test, &before);
+}
+
+static void kfp_mark_page_leaves_the_zero_page_alone(struct kunit *test)
+{
+	struct page *page = ZERO_PAGE(0);
+	unsigned long flags = page->flags;
+
+	if (!PageReserved(page))
+		kunit_skip(test, "the zero page is not PG_reserved here");
+
+	/* get_user_pages() may have set PG_referenced already, but not PG_dirty. */
+	kfp_mark_locked(test, page, true);
+	KUNIT_EXPECT_EQ(test, page->flags, flags);
+	KUNIT_EXPECT_FALSE(test, PageDirty(page));
+}
+
+static void kfp_mark_page_takes_null_for_memory_without_references(struct kunit *test)
+{
+	kfp_mark_locked(test, NULL, true);
+	__kvm_mark_page_mapped(NULL, true);
+}
+
+static void kfp_expect_release(struct kunit *test, int index,
+			       enum kvm_pfn_hold hold, bool dirty)
+{
+	struct kfp_env *env = test->priv;
+	struct page *page = env->mem.page[index];
+	int count = page_ref_count(page);
+
+	if (hold == KVM_PFN_HOLD_REF)
+		get_page(page);
+
+	kvm_release_held_page(page, hold, dirty);
+	KUNIT_EXPECT_EQ(test, page_ref_count(page), count);
+	KUNIT_EXPECT_EQ(test, kfp_is_referenced(page), hold != KVM_PFN_HOLD_NONE);
+	KUNIT_EXPECT_EQ(test, PageDirty(page), hold != KVM_PFN_HOLD_NONE && dirty);
+}
+
+static void kfp_release_marks_and_puts_what_is_held_only(struct kunit *test)
+{
+	kfp_alloc_memory(test, &kfp_single);
+
+	kfp_expect_release(test, 0, KVM_PFN_HOLD_NONE, true);
+	kfp_expect_release(test, 1, KVM_PFN_HOLD_REF, false);
+	kfp_expect_release(test, 2, KVM_PFN_HOLD_REF, true);
+
+	kvm_release_held_page(NULL, KVM_PFN_HOLD_NONE, true);
+}
+
+KFP_TEST(kfp_release_of_a_pin_marks_and_unpins)
+{
+	struct kfp_env *env = test->priv;
+	struct kvm_follow_pfn kfp;
+	struct page *page;
+	int count;
+
+	kfp_map_shared(test, &kfp_single);
+	kfp_touch(test, 0);
+	page = env->mem.page[0];
+	count = page_ref_count(page);
+
+	folio_clear_referenced(page_folio(page));
+	ClearPageDirty(page);
+	kfp = kfp_pin(test, 0, FOLL_WRITE);
+	kfp_lookup(test, &kfp);
+	folio_clear_referenced(page_folio(page));
+	ClearPageDirty(page);
+	kfp_release(&kfp, false);
+	KUNIT_EXPECT_TRUE(test, kfp_is_referenced(page));
+	KUNIT_EXPECT_FALSE(test, PageDirty(page));
+
+	kfp_lookup(test, &kfp);
+	ClearPageDirty(page);
+	kfp_release(&kfp, true);
+	KUNIT_EXPECT_TRUE(test, PageDirty(page));
+
+	KUNIT_EXPECT_FALSE(test, kfp_is_pinned(page));
+	KUNIT_EXPECT_EQ(test, page_ref_count(page), count);
+}
+
+/* Every route finds the same frames. */
+
+static void kfp_prepare_anon(struct kunit *test)
+{
+	kfp_map_anon(test, PROT_READ | PROT_WRITE);
+}
+
+static void kfp_prepare_touched_anon(struct kunit *test)
+{
+	int i;
+
+	kfp_map_anon(test, PROT_READ | PROT_WRITE);
+	for (i = 0; i < KFP_PAGES; i++)
+		kfp_touch(test, i);
+}
+
+static void kfp_prepare_read_only_anon(struct kunit *test)
+{
+	kfp_map_anon(test, PROT_READ);
+}
+
+static void kfp_prepare_shmem(struct kunit *test)
+{
+	kfp_map_shmem(test, PROT_READ | PROT_WRITE, MAP_SHARED);
+}
+
+static void kfp_prepare_private_shmem(struct kunit *test)
+{
+	kfp_map_shmem(test, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+}
+
+static void kfp_prepare_read_only_shmem(struct kunit *test)
+{
+	kfp_map_shmem(test, PROT_READ, MAP_SHARED);
+}
+
+static void kfp_prepare_single(struct kunit *test)
+{
+	kfp_map_shared(test, &kfp_refcounted_kinds[0]);
+}
+
+static void kfp_prepare_compound(struct kunit *test)
+{
+	kfp_map_shared(test, &kfp_refcounted_kinds[1]);
+}
+
+static void kfp_prepare_mixedmap(struct kunit *test)
+{
+	kfp_map_shared(test, &kfp_refcounted_kinds[2]);
+}
+
+static void kfp_prepare_pfnmap(struct kunit *test)
+{
+	kfp_map_shared(test, &kfp_pfnmap);
+}
+
+static void kfp_prepare_pfnmap_mkwrite(struct kunit *test)
+{
+	kfp_map_pfn_mkwrite(test, 0);
+}
+
+static void kfp_prepare_read_only_pfnmap(struct kunit *test)
+{
+	kfp_alloc_memory(test, &kfp_pfnmap);
+	kfp_map_memory(test, PROT_READ, MAP_SHARED);
+}
+
+static void kfp_prepare_remap(struct kunit *test)
+{
+	kfp_map_shared(test, &kfp_remap);
+}
+
+static void kfp_prepare_private_remap(struct kunit *test)
+{
+	kfp_alloc_memory(test, &kfp_remap);
+	kfp_map_memory(test, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+}
+
+static void kfp_prepare_hole(struct kunit *test)
+{
+	kfp_map_anon(test, PROT_READ | PROT_WRITE);
+	KUNIT_ASSERT_EQ(test, 0, vm_munmap(kfp_hva(test, 0), KFP_SIZE));
+}
+
+static const struct {
+	const char *name;
+	void (*prepare)(struct kunit *test);
+	bool read;
+	bool write;
+} kfp_memories[] = {
+	{ "anonymous", kfp_prepare_anon, true, true },
+	{ "anonymous, written", kfp_prepare_touched_anon, true, true },
+	{ "anonymous, PROT_READ", kfp_prepare_read_only_anon, true, false },
+	{ "shmem", kfp_prepare_shmem, true, true },
+	{ "shmem, MAP_PRIVATE", kfp_prepare_private_shmem, true, true },
+	{ "shmem, PROT_READ", kfp_prepare_read_only_shmem, true, false },
+	{ "single pages", kfp_prepare_single, true, true },
+	{ "compound page", kfp_prepare_compound, true, true },
+	{ "VM_MIXEDMAP", kfp_prepare_mixedmap, true, true },
+	{ "VM_PFNMAP", kfp_prepare_pfnmap, true, true },
+	{ "VM_PFNMAP, pfn_mkwrite", kfp_prepare_pfnmap_mkwrite, true, true },
+	{ "VM_PFNMAP, PROT_READ", kfp_prepare_read_only_pfnmap, true, false },
+	{ "remap_pfn_range()", kfp_prepare_remap, true, true },
+	{ "remap_pfn_range(), MAP_PRIVATE", kfp_prepare_private_remap, true, true },
+	{ "hole", kfp_prepare_hole, false, false },
+};
+
+KUNIT_ARRAY_PARAM_DESC(kfp_memory, kfp_memories, name);
+
+/* A plain walk: get_user_pages() if possible, else the page tables. */
+static kvm_pfn_t kfp_reference_walk(unsigned long hva, bool write)
+{
+	struct follow_pfnmap_args args = { .address = hva };
+	kvm_pfn_t pfn = KVM_PFN_ERR_FAULT;
+	struct page *page;
+
+	if (get_user_pages_unlocked(hva, 1, &page, write ? FOLL_WRITE : 0) == 1) {
+		put_page(page);
+		return page_to_pfn(page);
+	}
+
+	mmap_read_lock(current->mm);
+	/* Once for the PTE, once for the permission to write. */
+	if (!fixup_user_fault(current->mm, hva, write ? FAULT_FLAG_WRITE : 0, NULL) &&
+	    !fixup_user_fault(current->mm, hva, write ? FAULT_FLAG_WRITE : 0, NULL)) {
+		args.vma = vma_lookup(current->mm, hva);
+		if (!follow_pfnmap_start(&args)) {
+			if (!write || args.writable)
+				pfn = args.pfn;
+			follow_pfnmap_end(&args);
+		}
+	}
+	mmap_read_unlock(current->mm);
+
+	return pfn;
+}
+
+/* Like kfp_probe(), but do not tell errors from each other. */
+static kvm_pfn_t kfp_probe_or_fault(struct kunit *test, struct kvm_follow_pfn kfp)
+{
+	kvm_pfn_t pfn = kfp_probe(test, kfp);
+
+	return is_error_noslot_pfn(pfn) ? KVM_PFN_ERR_FAULT : pfn;
+}
+
+static void kfp_expect_as_reference(struct kunit *test, int index, bool write)
+{
+	const typeof(kfp_memories[0]) *memory = test->param_value;
+	unsigned int flags = write ? FOLL_WRITE : 0;
+	struct kvm_follow_pfn kfp = kfp_guarded(test, index, flags);
+	kvm_pfn_t pfn, expected;
+
+	/* Absent, if this is the first access. */
+	pfn = kfp_probe_or_fault(test, kfp);
+	expected = kfp_reference_walk(kfp_hva(test, index), write);
+	KUNIT_EXPECT_EQ(test, pfn, expected);
+	KUNIT_EXPECT_EQ(test, expected != KVM_PFN_ERR_FAULT,
+			write ? memory->write : memory->read);
+
+	KUNIT_EXPECT_EQ(test, kfp_probe_or_fault(test, kfp), expected);
+	kfp.allow_write_mapping = true;
+	KUNIT_EXPECT_EQ(test, kfp_probe_or_fault(test, kfp), expected);
+	kfp.flags |= FOLL_INTERRUPTIBLE;
+	KUNIT_EXPECT_EQ(test, kfp_probe_or_fault(test, kfp), expected);
+
+	kfp = kfp_get(test, index, flags);
+	KUNIT_EXPECT_EQ(test, kfp_probe_or_fault(test, kfp), expected);
+	kfp.slot = NULL;
+	kfp.by_hva = true;
+	kfp.hva = kfp_hva(test, index);
+	KUNIT_EXPECT_EQ(test, kfp_probe_or_fault(test, kfp), expected);
+}
+
+KFP_TEST(kfp_all_routes_agree_with_a_reference_walk)
+{
+	const typeof(kfp_memories[0]) *memory = test->param_value;
+	int i;
+
+	/* References can then be asked for everywhere. */
+	kvm_allow_unsafe_mappings = true;
+	memory->prepare(test);
+
+	for (i = 0; i < KFP_PAGES; i++) {
+		/* The last page is written before it is read. */
+		if (i < KFP_PAGES - 1)
+			kfp_expect_as_reference(test, i, false);
+		kfp_expect_as_reference(test, i, true);
+		kfp_expect_as_reference(test, i, false);
+	}
+}
+
+KUNIT_DEFINE_ACTION_WRAPPER(kfp_kvfree, kvfree, void *);
+
+static int kfp_test_init(struct kunit *test)
+{
+	struct kfp_env *env = kunit_kzalloc(test, sizeof(*env), GFP_KERNEL);
+	int err;
+
+	if (!env)
+		return -ENOMEM;
+
+	env->kvm = kvzalloc(sizeof(*env->kvm), GFP_KERNEL);
+	if (!env->kvm)
+		return -ENOMEM;
+	err = kunit_add_action_or_reset(test, kfp_kvfree, env->kvm);
+	if (err)
+		return err;
+	KVM_MMU_LOCK_INIT(env->kvm);
+
+	env->slot.base_gfn = KFP_GFN;
+	env->slot.npages = KFP_PAGES;
+	env->allow_unsafe_mappings = kvm_allow_unsafe_mappings;
+	env->can_be_guarded = true;
+	test->priv = env;
+
+	kunit_activate_static_stub(test, kvm_follow_pfn_report_misuse,
+				   kfp_count_misuse);
+	kunit_activate_static_stub(test, kvm_follow_pfn_can_be_guarded,
+				   kfp_can_be_guarded);
+
+	return 0;
+}
+
+static void kfp_test_exit(struct kunit *test)
+{
+	struct kfp_env *env = test->priv;
+
+	if (!env)
+		return;
+
+	kvm_allow_unsafe_mappings = env->allow_unsafe_mappings;
+
+	/* Only after a failed assertion, and in another thread than the test's. */
+	if (env->mm) {
+		kthread_use_mm(env->mm);
+		vm_munmap(0, TASK_SIZE);
+		kthread_unuse_mm(env->mm);
+		mmput(env->mm);
+	}
+
+	/* Nothing maps the memory anymore. */
+	kfp_free_memory(&env->mem);
+}
+
+static struct kunit_case kfp_test_cases[] = {
+	KUNIT_CASE_PARAM(kfp_bad_request_is_reported_once_and_is_an_error,
+			 kfp_bad_request_gen_params),
+	KUNIT_CASE_PARAM(kfp_good_request_finds_present_memory_and_owns_what_it_asked_for,
+			 kfp_good_request_gen_params),
+	KUNIT_CASE_PARAM(kfp_good_request_faults_absent_memory_in_unless_atomic,
+			 kfp_good_request_gen_params),
+	KUNIT_CASE_PARAM(kfp_refcounted_memory_is_refcounted,
+			 kfp_refcounted_gen_params),
+	KUNIT_CASE(kfp_read_of_untouched_anon_memory_is_the_zero_page_until_written),
+	KUNIT_CASE(kfp_read_does_not_break_cow_but_write_does),
+	KUNIT_CASE(kfp_read_of_writable_memory_is_writable_only_if_allowed),
+	KUNIT_CASE(kfp_read_only_vma_in_writable_slot_is_read_only_and_no_ro_fault),
+	KUNIT_CASE(kfp_hole_is_a_fault),
+	KUNIT_CASE(kfp_prot_none_memory_is_a_fault),
+	KUNIT_CASE(kfp_read_only_slot_is_never_writable_and_a_write_is_ro_fault),
+	KUNIT_CASE(kfp_slot_that_is_being_deleted_is_noslot),
+	KUNIT_CASE(kfp_hva_is_resolved_and_left_alone),
+	KUNIT_CASE(kfp_error_hva_is_a_fault),
+	KUNIT_CASE(kfp_nowait_answers_needs_io_instead_of_waiting),
+	KUNIT_CASE_PARAM(kfp_error_of_a_fault_handler_is_passed_on,
+			 kfp_handler_error_gen_params),
+	KUNIT_CASE_PARAM(kfp_error_of_a_pfnmap_fault_handler_is_passed_on,
+			 kfp_handler_error_gen_params),
+	KUNIT_CASE(kfp_signal_ends_an_interruptible_lookup),
+	KUNIT_CASE(kfp_signal_does_not_end_an_uninterruptible_lookup),
+	KUNIT_CASE(kfp_signal_ends_repeated_faults_of_pfnmap),
+	KUNIT_CASE(kfp_signal_does_not_end_a_lookup_of_pfnmap_that_needs_one_fault),
+	KUNIT_CASE_PARAM(kfp_remapped_memory_maps_and_is_not_touched,
+			 kfp_remapped_gen_params),
+	KUNIT_CASE_PARAM(kfp_remapped_memory_is_refused_without_a_guard,
+			 kfp_remapped_gen_params),
+	KUNIT_CASE_PARAM(kfp_remapped_memory_is_allowed_by_allow_unsafe_mappings,
+			 kfp_remapped_gen_params),
+	KUNIT_CASE(kfp_allow_unsafe_mappings_does_not_allow_errors),
+	KUNIT_CASE(kfp_read_of_pfnmap_is_writable_only_if_allowed),
+	KUNIT_CASE(kfp_pfnmap_fault_without_pte_is_repeated),
+	KUNIT_CASE(kfp_pfnmap_fault_that_drops_mmap_lock_is_repeated),
+	KUNIT_CASE(kfp_pfnmap_that_is_unmapped_during_the_fault_is_a_fault),
+	KUNIT_CASE(kfp_write_to_read_only_pte_takes_a_write_fault),
+	KUNIT_CASE(kfp_write_fault_that_maps_read_only_is_followed_by_another),
+	KUNIT_CASE(kfp_write_to_private_pfnmap_breaks_cow_and_read_does_not),
+	KUNIT_CASE(kfp_owner_that_insists_on_read_only_is_ro_fault),
+	KUNIT_CASE_PARAM(kfp_error_of_pfn_mkwrite_is_passed_on,
+			 kfp_handler_error_gen_params),
+	KUNIT_CASE_PARAM(kfp_write_to_read_only_pfnmap_vma_is_ro_fault,
+			 kfp_pte_state_gen_params),
+	KUNIT_CASE_PARAM(kfp_prot_none_pfnmap_vma_is_a_fault,
+			 kfp_pte_state_gen_params),
+	KUNIT_CASE_PARAM(kfp_write_only_pfnmap_vma_cannot_be_read,
+			 kfp_pte_state_gen_params),
+	KUNIT_CASE(kfp_special_pte_outside_of_pfnmap_is_a_fault),
+	KUNIT_CASE(kfp_batch_finds_neighbours_and_holds_nothing),
+	KUNIT_CASE(kfp_batch_ends_with_the_slot),
+	KUNIT_CASE(kfp_batch_stops_at_absent_memory_and_faults_nothing_in),
+	KUNIT_CASE(kfp_batch_stops_at_a_hole),
+	KUNIT_CASE(kfp_batch_finds_writable_memory_only),
+	KUNIT_CASE(kfp_batch_finds_nothing_in_pfnmap),
+	KUNIT_CASE(kfp_batch_obeys_the_flags_of_the_slot),
+	KUNIT_CASE_PARAM(kfp_bad_batch_is_reported_once_and_finds_nothing,
+			 kfp_bad_batch_gen_params),
+	KUNIT_CASE(kfp_batch_of_less_than_one_is_reported_and_finds_nothing),
+	KUNIT_CASE(kfp_mark_page_marks_dirty_only_as_told),
+	KUNIT_CASE(kfp_mark_page_leaves_reserved_pages_alone),
+	KUNIT_CASE(kfp_mark_page_leaves_the_zero_page_alone),
+	KUNIT_CASE(kfp_mark_page_takes_null_for_memory_without_references),
+	KUNIT_CASE(kfp_release_marks_and_puts_what_is_held_only),
+	KUNIT_CASE(kfp_release_of_a_pin_marks_and_unpins),
+	KUNIT_CASE_PARAM(kfp_all_routes_agree_with_a_reference_walk,
+			 kfp_memory_gen_params),
+	{}
+};
+
+static struct kunit_suite kfp_test_suite = {
+	.name = "kvm_follow_pfn",
+	.init = kfp_test_init,
+	.exit = kfp_test_exit,
+	.test_cases = kfp_test_cases,
+};
+
+kunit_test_suite(kfp_test_suite);
