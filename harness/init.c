@@ -5,6 +5,7 @@
  *
  *	module PATH PARAMETERS...	load a kernel module
  *	write PATH VALUE		e.g. a sysctl
+ *	retry COUNT			start what follows again if it fails, so often
  *	kmemleak			scan for leaks, after the tests
  *	shell PATH			a prompt on the console
  *	NAME TIMEOUT PATH ARGUMENTS...	a test: exit status 0 passes, 4 skips
@@ -42,7 +43,7 @@
 #define KMEMLEAK	"/sys/kernel/debug/kmemleak"
 
 static int kmsg = -1, sigfd;
-static int nr_results;
+static int nr_results, max_retries;
 
 static void say(const char *fmt, ...)
 {
@@ -195,21 +196,22 @@ static pid_t start(char **argv, int out_fd)
 	_exit(127);
 }
 
-static void run_test(const char *name, int timeout, char **argv)
+/* Run a test once.  Returns false, with the reason, if it failed. */
+static bool attempt(const char *name, int timeout, char **argv, char why[300])
 {
 	struct output out = { .len = 0 };
 	struct pollfd fds[2];
 	struct signalfd_siginfo si;
-	char buf[4096], why[300];
 	long long begin = now_ms(), left;
+	char buf[4096];
 	bool timed_out = false, done = false;
 	int pipefd[2], status = 0, st;
 	pid_t pid, p;
 	ssize_t n;
 
 	if (pipe2(pipefd, O_CLOEXEC)) {
-		result(false, name, "pipe");
-		return;
+		strcpy(why, "pipe");
+		return false;
 	}
 	fcntl(pipefd[0], F_SETFL, O_NONBLOCK);
 	say("# %s: %s, at most %d s", name, argv[0], timeout);
@@ -250,19 +252,35 @@ static void run_test(const char *name, int timeout, char **argv)
 
 	why[0] = '\0';
 	if (timed_out)
-		snprintf(why, sizeof(why), "timeout after %d s", timeout);
+		snprintf(why, 300, "timeout after %d s", timeout);
 	else if (WIFSIGNALED(status))
-		snprintf(why, sizeof(why), "killed by SIG%s", sigabbrev_np(WTERMSIG(status)));
+		snprintf(why, 300, "killed by SIG%s", sigabbrev_np(WTERMSIG(status)));
 	else if (WEXITSTATUS(status) == 4 && *out.skip)
-		snprintf(why, sizeof(why), "SKIP %s", out.skip);
+		snprintf(why, 300, "SKIP %s", out.skip);
 	else if (WEXITSTATUS(status) == 4)
-		snprintf(why, sizeof(why), "skipped without a reason");
+		snprintf(why, 300, "skipped without a reason");
 	else if (WEXITSTATUS(status))
-		snprintf(why, sizeof(why), "exit status %d", WEXITSTATUS(status));
+		snprintf(why, 300, "exit status %d", WEXITSTATUS(status));
 	else if (out.saw_not_ok)
-		snprintf(why, sizeof(why), "exit status 0 after \"not ok\"");
+		snprintf(why, 300, "exit status 0 after \"not ok\"");
 	say("# %s: %lld ms", name, now_ms() - begin);
-	result(!*why || !strncmp(why, "SKIP ", 5), name, why);
+	return !*why || !strncmp(why, "SKIP ", 5);
+}
+
+/* An attempt that failed is mentioned, and left to harness/report to count. */
+static void run_test(const char *name, int timeout, char **argv)
+{
+	char why[300];
+	int retries;
+	bool ok;
+
+	for (retries = 0; ; retries++) {
+		ok = attempt(name, timeout, argv, why);
+		if (ok || retries == max_retries)
+			break;
+		say("# %s: once more, attempt %d failed: %s", name, retries + 1, why);
+	}
+	result(ok, name, why);
 }
 
 static void check_kmemleak(void)
@@ -353,6 +371,8 @@ static void run_list(void)
 			load_module(argv[1], join(argv + 2));
 		else if (!strcmp(argv[0], "write") && n >= 3)
 			write_file(argv[1], join(argv + 2));
+		else if (!strcmp(argv[0], "retry") && n == 2)
+			max_retries = atoi(argv[1]);
 		else if (!strcmp(argv[0], "shell") && n == 2)
 			run_shell(argv[1]);
 		else if (n >= 3 && atoi(argv[1]) > 0)
