@@ -1,12 +1,12 @@
 # shellcheck shell=bash
 # Sourced, after lib.sh, by the scripts that boot the project's own tests.
+. "$ROOT/harness/arch.sh"
 
 # PID 1's entries for the memory that userspace has no other way to come by: the
-# module, whose page-less memory is what harness/boot hides with memmap=$, and
-# /dev/dax0.0 on what it declares persistent with memmap=!.
+# module with the page-less memory, and /dev/dax0.0 on the persistent memory.
 test_memory() {
 	local dax=/sys/bus/nd/devices/dax0.0
-	echo 'module /modules/test_kvm_memory.ko pageless_start=0x70000000 pageless_size=0x8000000'
+	echo "module /modules/test_kvm_memory.ko pageless_start=$pageless pageless_size=0x8000000"
 	echo "write $dax/uuid 6e2f3c1a-0b0d-4c5e-9d1f-0123456789ab"
 	echo "write $dax/align 2097152"
 	echo "write $dax/mode ram"
