@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # Each verb is a script in harness/; `make` alone lists them.
-ARCH ?= x86_64
 export ARCH T KSRC V
 
 help:
-	@echo 'Verbs (variables: ARCH=x86_64, T=one test, KSRC=a 6.12.y tree or tarball, V=1):'
+	@echo 'Verbs (variables: ARCH=x86_64|arm64|riscv64, T=one test, KSRC=a 6.12.y tree or tarball, V=1):'
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10 | sed 's/^/  /'
 
 deps: ## install the packages listed in harness/deps (sudo where not root)
@@ -25,8 +24,11 @@ run: deps tree ## build, boot, and print what a guest sees of each kind of memor
 compare: deps tree ## the same table beside the unpatched base's
 	@harness/run --compare
 
-test: deps tree ## all tests; T=name for one
+test: deps tree ## all tests, of all architectures or of ARCH; T=name for one
 	@harness/test
+
+bisect: deps tree ## build and boot each patch of the series, not only the last one
+	@harness/bisect
 
 bench: deps tree ## instructions per fault, base and series
 	@harness/bench
@@ -40,4 +42,4 @@ shell: deps tree ## boot the patched kernel to a prompt
 clean: ## remove build/ and out/, unless build/linux has work that is not written back
 	@harness/clean
 
-.PHONY: help deps tree refresh series run compare test bench check shell clean
+.PHONY: help deps tree refresh series run compare test bisect bench check shell clean

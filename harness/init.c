@@ -321,7 +321,7 @@ static void run_shell(const char *path)
 		sigemptyset(&none);
 		sigprocmask(SIG_SETMASK, &none, NULL);
 		/* the first terminal that a session opens becomes its own */
-		fd = open("/dev/ttyS0", O_RDWR);
+		fd = open(getenv("terminal") ?: "/dev/console", O_RDWR);
 		dup2(fd, 0);
 		dup2(fd, 1);
 		dup2(fd, 2);
