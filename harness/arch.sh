@@ -30,7 +30,7 @@ arm64)
 riscv64)
 	karch=riscv prefix=riscv64-linux-gnu- image=arch/riscv/boot/Image
 	qemu=qemu-system-riscv64 console=ttyS0
-	machine=(-machine virt -m 2G) cpu=rv64,h=true
+	machine=(-machine virt -m 2G) cpu=rv64,h=true,svpbmt=true
 	# RAM starts at 2 GiB, the device tree lies below 3 GiB.
 	pageless=0xf0000000 pmem=0xf8000000 words=mem=1792M
 	;;

@@ -17,7 +17,8 @@ test_memory() {
 # The KUnit suites of the series, as options for harness/report.
 suites() {
 	local names
-	names=$(sed -n '/struct kunit_suite/,/};/s/.*\.name = "\([^"]*\)".*/-s \1/p' "$BUILD"/linux/virt/kvm/tests/*kunit.c)
+	names=$(find "$BUILD/linux/virt/kvm/tests" "$BUILD/linux/arch/${karch%_64}/kvm" -name '*_kunit.c' \
+		-exec sed -n '/struct kunit_suite/,/};/s/.*\.name = "\([^"]*\)".*/-s \1/p' {} +)
 	[ -n "$names" ] || die "virt/kvm/tests has no KUnit suite"
 	echo "$names"
 }

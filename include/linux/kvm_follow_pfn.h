@@ -3,6 +3,7 @@
 #define __KVM_FOLLOW_PFN_H
 
 #include <linux/kvm_types.h>
+#include <linux/pgtable.h>
 #include <linux/types.h>
 
 struct kvm;
@@ -71,6 +72,16 @@ struct kvm_follow_pfn {
 	bool atomic;
 
 	/*
+	 * For the gfn_to_pfn() family alone, NULL for everybody else.  Its users
+	 * own a reference to VM_IO and VM_PFNMAP memory, too, if what is behind
+	 * the pfn looks like a refcounted page, and guess so again when they
+	 * release it.  Called with the page table locked; takes that reference,
+	 * which @hold does not know of, or returns false to refuse the pfn.  Such
+	 * a lookup does not need allow_unsafe_mappings.
+	 */
+	bool (*try_get_pfn)(kvm_pfn_t pfn);
+
+	/*
 	 * Answer.  @hva is an input with @by_hva.  @pfn is a frame or one of
 	 * KVM_PFN_ERR_* and KVM_PFN_NOSLOT; the fields below it are false, NULL
 	 * and zero for the latter.
@@ -91,11 +102,18 @@ struct kvm_follow_pfn {
 	/* The page of @pfn if @is_refcounted_page, else NULL. */
 	struct page *page;
 
+	/*
+	 * How the host maps VM_IO and VM_PFNMAP memory, for an architecture
+	 * whose guests must not use another memory type.  Zero for other memory.
+	 */
+	pgprot_t pgprot;
+
 	enum kvm_pfn_hold hold;
 	enum kvm_follow_pfn_route route;
 };
 
 kvm_pfn_t __kvm_follow_pfn(struct kvm_follow_pfn *kfp);
+bool kvm_ro_fault_is_stale(struct kvm *kvm, gfn_t gfn, unsigned long mmu_seq);
 int kvm_follow_pfn_batch(struct kvm_follow_pfn *kfp, struct page **pages, int nr);
 
 void kvm_mark_page_mapped(struct kvm *kvm, struct page *page, bool dirty);

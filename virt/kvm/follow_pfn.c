@@ -88,6 +88,8 @@ static const char *kvm_follow_pfn_misuse(const struct kvm_follow_pfn *kfp)
 		return "atomic pin";
 	if (kfp->pin && kfp->allow_write_mapping)
 		return "pin with allow_write_mapping";
+	if (kfp->try_get_pfn && !(kfp->flags & FOLL_GET))
+		return "try_get_pfn, but no FOLL_GET";
 
 	return NULL;
 }
@@ -103,6 +105,7 @@ static bool kvm_follow_pfn_begin(struct kvm_follow_pfn *kfp)
 	kfp->writable = false;
 	kfp->is_refcounted_page = false;
 	kfp->page = NULL;
+	kfp->pgprot = __pgprot(0);
 	kfp->hold = KVM_PFN_HOLD_NONE;
 	kfp->route = KVM_FOLLOW_PFN_NONE;
 
@@ -261,13 +264,33 @@ static kvm_pfn_t kvm_check_remapped_vma(const struct kvm_follow_pfn *kfp,
 	 * No reference can be taken, so nothing would keep the memory in place
 	 * for a caller that does not notice when the host unmaps it.
 	 */
-	if (!kfp->guarded_by_mmu_notifier && !kvm_allow_unsafe_mappings) {
+	if (!kfp->guarded_by_mmu_notifier && !kfp->try_get_pfn &&
+	    !kvm_allow_unsafe_mappings) {
 		pr_warn_once("kvm: gfn 0x%llx (hva 0x%lx) is not refcounted and refused for use without an mmu_notifier, see kvm.allow_unsafe_mappings\n",
 			     kfp->gfn, kfp->hva);
 		return KVM_PFN_ERR_FAULT;
 	}
 
 	return 0;
+}
+
+/*
+ * Answer with the pfn of a PTE of VM_IO or VM_PFNMAP memory, whose page table is
+ * still locked: only then is what try_get_pfn() finds behind the pfn what the
+ * host maps.
+ */
+static kvm_pfn_t kvm_follow_pfn_got_pte(struct kvm_follow_pfn *kfp,
+					const struct follow_pfnmap_args *args,
+					bool writable)
+{
+	if (kfp->try_get_pfn && !kfp->try_get_pfn(args->pfn))
+		return KVM_PFN_ERR_FAULT;
+
+	kfp->writable = writable;
+	kfp->pgprot = args->pgprot;
+	kfp->route = KVM_FOLLOW_PFN_REMAPPED;
+
+	return args->pfn;
 }
 
 /*
@@ -288,6 +311,7 @@ static kvm_pfn_t kvm_check_remapped_vma(const struct kvm_follow_pfn *kfp,
 static kvm_pfn_t kvm_walk_remapped(struct kvm_follow_pfn *kfp)
 {
 	bool write = kfp->flags & FOLL_WRITE;
+	bool may_upgrade = kvm_follow_pfn_may_upgrade(kfp);
 	unsigned int fault_flags = FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_KILLABLE |
 				   (write ? FAULT_FLAG_WRITE : 0);
 	bool faulted = false, pte_write_faulted = false;
@@ -295,7 +319,7 @@ static kvm_pfn_t kvm_walk_remapped(struct kvm_follow_pfn *kfp)
 	for (;;) {
 		struct follow_pfnmap_args args = { .address = kfp->hva };
 		struct vm_area_struct *vma;
-		bool cow, present, read_only = false;
+		bool cow, present, found, writable, read_only = false;
 		kvm_pfn_t pfn;
 		int r;
 
@@ -311,20 +335,15 @@ static kvm_pfn_t kvm_walk_remapped(struct kvm_follow_pfn *kfp)
 		args.vma = vma;
 		present = !follow_pfnmap_start(&args);
 		if (present) {
-			pfn = args.pfn;
 			read_only = !args.writable;
+			found = !write || (!read_only && (!cow || pte_write_faulted));
+			writable = write || (!read_only && !cow && may_upgrade);
+			if (found)
+				pfn = kvm_follow_pfn_got_pte(kfp, &args, writable);
 			follow_pfnmap_end(&args);
 
-			if (!write) {
-				kfp->writable = !read_only && !cow &&
-						kvm_follow_pfn_may_upgrade(kfp);
+			if (found)
 				return pfn;
-			}
-
-			if (!read_only && (!cow || pte_write_faulted)) {
-				kfp->writable = true;
-				return pfn;
-			}
 		}
 
 		if (fatal_signal_pending(current) ||
@@ -352,8 +371,6 @@ static kvm_pfn_t kvm_follow_pfn_remapped(struct kvm_follow_pfn *kfp)
 	pfn = kvm_walk_remapped(kfp);
 	mmap_read_unlock(current->mm);
 
-	if (!is_error_noslot_pfn(pfn))
-		kfp->route = KVM_FOLLOW_PFN_REMAPPED;
 	return pfn;
 }
 
@@ -425,6 +442,26 @@ kvm_pfn_t __kvm_follow_pfn(struct kvm_follow_pfn *kfp)
 	return kfp->pfn;
 }
 EXPORT_SYMBOL_GPL(__kvm_follow_pfn);
+
+#ifdef CONFIG_KVM_GENERIC_MMU_NOTIFIER
+/*
+ * Whether a guarded write that was answered with KVM_PFN_ERR_RO_FAULT has to be
+ * tried again, because an invalidation of @gfn has overtaken the lookup since
+ * @mmu_seq was sampled.  A PTE that is zapped right after a write fault has made
+ * it writable may come back read-only with the next read.
+ *
+ * The lock of the page table orders the zap, and with it the start of the
+ * invalidation, before the walk that found the new PTE.  No invalidation that
+ * matters is thus overlooked without mmu_lock.
+ *
+ * Context: any.
+ */
+bool kvm_ro_fault_is_stale(struct kvm *kvm, gfn_t gfn, unsigned long mmu_seq)
+{
+	return mmu_invalidate_retry_gfn_unsafe(kvm, mmu_seq, gfn);
+}
+EXPORT_SYMBOL_GPL(kvm_ro_fault_is_stale);
+#endif
 
 /*
  * Resolve up to @nr neighbouring guest frames, @kfp->gfn being the first, to

@@ -1,108 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * KUnit tests of __kvm_follow_pfn().
- *
- * Each test has an mm of its own, with one mapping of KFP_PAGES pages, and a
- * hand-made memslot over it.  There is no VM: the engine looks at the memslot
- * and at current->mm only.
- *
- * Memory that has to be exotic, or whose reference counts have to be known to
- * the digit, is mapped from a file whose fault handler the test scripts, see
- * struct kfp_memory.  No page of it is ever on an LRU list, so nobody else
- * takes references.
- */
+/* KUnit tests of __kvm_follow_pfn(). */
 #include <kunit/static_stub.h>
 #include <kunit/test.h>
 
-#include <linux/anon_inodes.h>
-#include <linux/kthread.h>
 #include <linux/kvm_follow_pfn.h>
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
-#include <linux/pfn_t.h>
-#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
-#include <linux/shmem_fs.h>
-#include <linux/uaccess.h>
 
 #include "../kvm_mm.h"
-
-#define KFP_ORDER	2
-#define KFP_PAGES	4
-#define KFP_SIZE	(KFP_PAGES * PAGE_SIZE)
-#define KFP_GFN		0x123450ULL
-
-/* Where the frames of a mapping come from. */
-enum kfp_source {
-	KFP_SINGLE_PAGES,	/* a reference count of one each */
-	KFP_HIGH_ORDER,		/* not compound: the tails have a count of zero */
-	KFP_COMPOUND,		/* the tails share the count of the head */
-	KFP_RESERVED,		/* single pages with PG_reserved */
-	KFP_PAGELESS,		/* no struct page, must not be accessed */
-};
-
-/* How the fault handler maps them. */
-enum kfp_insert {
-	KFP_BY_PAGE,		/* as a page cache does, get_user_pages() works */
-	KFP_BY_INSERT_PAGE,	/* vm_insert_page() */
-	KFP_BY_INSERT_PFN,	/* vmf_insert_pfn() */
-	KFP_BY_INSERT_MIXED,	/* vmf_insert_mixed() */
-	KFP_BY_REMAP,		/* remap_pfn_range() during mmap(), no faults */
-};
-
-struct kfp_kind {
-	const char *name;
-	enum kfp_source source;
-	enum kfp_insert insert;
-	vm_flags_t vm_flags;
-};
-
-/* What is behind a mapping, and what its fault handler shall do. */
-struct kfp_memory {
-	const struct kfp_kind *kind;
-	struct page *page[KFP_PAGES];
-	unsigned long pfn[KFP_PAGES];
-
-	/* Have all PTEs present after mmap(). */
-	bool populate;
-
-	/*
-	 * Map shared and writable memory read-only until pfn_mkwrite() was asked,
-	 * which returns @mkwrite_reply.
-	 */
-	bool use_mkwrite;
-	vm_fault_t mkwrite_reply;
-
-	/*
-	 * Return @reply from the first @nr_replies faults instead of mapping
-	 * anything, having sent @signal and, with VM_FAULT_RETRY, having unmapped
-	 * everything if @unmap is set.
-	 */
-	unsigned int nr_replies;
-	vm_fault_t reply;
-	int signal;
-	bool unmap;
-
-	/* Calls seen, and the flags of the last fault. */
-	unsigned int faults;
-	unsigned int mkwrites;
-	unsigned int fault_flags;
-};
-
-struct kfp_env {
-	struct kvm *kvm;
-	struct kvm_memory_slot slot;
-	struct kfp_memory mem;
-	struct mm_struct *mm;
-	bool allow_unsafe_mappings;
-
-	/* For the static stubs. */
-	bool can_be_guarded;
-	unsigned int misuses;
-};
-
-static_assert(KFP_PAGES == 1 << KFP_ORDER);
+#include "kunit_memory.h"
 
 static const struct kfp_kind kfp_single = {
 	.name = "single pages",
@@ -198,291 +106,6 @@ static bool kfp_can_be_guarded(void)
 	return env->can_be_guarded;
 }
 
-/* The scripted mapping. */
-
-static vm_fault_t kfp_map_page(struct vm_fault *vmf, struct kfp_memory *mem)
-{
-	struct vm_area_struct *vma = vmf->vma;
-	struct folio *folio;
-	int err;
-
-	switch (mem->kind->insert) {
-	case KFP_BY_PAGE:
-		vmf->page = mem->page[vmf->pgoff];
-		folio = page_folio(vmf->page);
-		/* The fast get_user_pages() ignores files' pages without mapping. */
-		folio->mapping = vma->vm_file->f_mapping;
-		folio_get(folio);
-		return 0;
-	case KFP_BY_INSERT_PAGE:
-		err = vm_insert_page(vma, vmf->address, mem->page[vmf->pgoff]);
-		return err ? vmf_error(err) : VM_FAULT_NOPAGE;
-	case KFP_BY_INSERT_PFN:
-		return vmf_insert_pfn(vma, vmf->address, mem->pfn[vmf->pgoff]);
-	case KFP_BY_INSERT_MIXED:
-		return vmf_insert_mixed(vma, vmf->address,
-					pfn_to_pfn_t(mem->pfn[vmf->pgoff]));
-	case KFP_BY_REMAP:
-		break;
-	}
-
-	return VM_FAULT_SIGBUS;
-}
-
-static vm_fault_t kfp_fault(struct vm_fault *vmf)
-{
-	struct kfp_memory *mem = vmf->vma->vm_private_data;
-
-	if (vmf->pgoff >= KFP_PAGES)
-		return VM_FAULT_SIGBUS;
-
-	mem->faults++;
-	mem->fault_flags = vmf->flags;
-
-	if (!mem->nr_replies)
-		return kfp_map_page(vmf, mem);
-	mem->nr_replies--;
-
-	if (mem->signal)
-		send_sig(mem->signal, current, 1);
-
-	if ((mem->reply & VM_FAULT_RETRY) &&
-	    !(vmf->flags & FAULT_FLAG_RETRY_NOWAIT)) {
-		release_fault_lock(vmf);
-		/* The VMA may be gone from here on. */
-		if (mem->unmap)
-			vm_munmap(0, TASK_SIZE);
-	}
-
-	return mem->reply;
-}
-
-static vm_fault_t kfp_pfn_mkwrite(struct vm_fault *vmf)
-{
-	struct kfp_memory *mem = vmf->vma->vm_private_data;
-
-	mem->mkwrites++;
-
-	return mem->mkwrite_reply;
-}
-
-static const struct vm_operations_struct kfp_vm_ops = {
-	.fault = kfp_fault,
-};
-
-static const struct vm_operations_struct kfp_mkwrite_vm_ops = {
-	.fault = kfp_fault,
-	.pfn_mkwrite = kfp_pfn_mkwrite,
-};
-
-static int kfp_file_mmap(struct file *file, struct vm_area_struct *vma)
-{
-	struct kfp_memory *mem = file->private_data;
-	unsigned long i;
-
-	vm_flags_set(vma, mem->kind->vm_flags | VM_DONTEXPAND | VM_DONTDUMP);
-	if (mem->kind->insert == KFP_BY_REMAP)
-		return remap_pfn_range(vma, vma->vm_start, mem->pfn[0],
-				       KFP_SIZE, vma->vm_page_prot);
-
-	vma->vm_private_data = mem;
-	vma->vm_ops = mem->use_mkwrite ? &kfp_mkwrite_vm_ops : &kfp_vm_ops;
-
-	for (i = 0; mem->populate && i < KFP_PAGES; i++) {
-		if (vmf_insert_pfn(vma, vma->vm_start + i * PAGE_SIZE,
-				   mem->pfn[i]) != VM_FAULT_NOPAGE)
-			return -EFAULT;
-	}
-
-	return 0;
-}
-
-static const struct file_operations kfp_fops = {
-	.mmap = kfp_file_mmap,
-};
-
-/* Find aligned frames that are not memory as far as the kernel knows. */
-static unsigned long kfp_find_pageless(struct kunit *test)
-{
-	unsigned long pfn;
-
-	for (pfn = 1UL << 16; pfn < 1UL << 24; pfn <<= 1) {
-		if (!pfn_valid(pfn) && !pfn_valid(pfn + KFP_PAGES - 1))
-			return pfn;
-	}
-
-	kunit_skip(test, "no frames without struct page found");
-}
-
-static void kfp_alloc_memory(struct kunit *test, const struct kfp_kind *kind)
-{
-	struct kfp_env *env = test->priv;
-	struct kfp_memory *mem = &env->mem;
-	struct page *page = NULL;
-	unsigned long pfn = 0;
-	int i;
-
-	mem->kind = kind;
-
-	switch (kind->source) {
-	case KFP_HIGH_ORDER:
-		page = alloc_pages(GFP_KERNEL | __GFP_ZERO, KFP_ORDER);
-		KUNIT_ASSERT_NOT_NULL(test, page);
-		break;
-	case KFP_COMPOUND:
-		page = alloc_pages(GFP_KERNEL | __GFP_ZERO | __GFP_COMP, KFP_ORDER);
-		KUNIT_ASSERT_NOT_NULL(test, page);
-		break;
-	case KFP_PAGELESS:
-		pfn = kfp_find_pageless(test);
-		break;
-	case KFP_SINGLE_PAGES:
-	case KFP_RESERVED:
-		break;
-	}
-
-	for (i = 0; i < KFP_PAGES; i++) {
-		if (kind->source == KFP_PAGELESS) {
-			mem->pfn[i] = pfn + i;
-			continue;
-		}
-		mem->page[i] = page ? page + i : alloc_page(GFP_KERNEL | __GFP_ZERO);
-		KUNIT_ASSERT_NOT_NULL(test, mem->page[i]);
-		mem->pfn[i] = page_to_pfn(mem->page[i]);
-		if (kind->source == KFP_RESERVED)
-			SetPageReserved(mem->page[i]);
-	}
-}
-
-static void kfp_free_memory(struct kfp_memory *mem)
-{
-	int i;
-
-	if (!mem->page[0])
-		return;
-
-	switch (mem->kind->source) {
-	case KFP_HIGH_ORDER:
-	case KFP_COMPOUND:
-		mem->page[0]->mapping = NULL;
-		__free_pages(mem->page[0], KFP_ORDER);
-		break;
-	case KFP_SINGLE_PAGES:
-	case KFP_RESERVED:
-		for (i = 0; i < KFP_PAGES && mem->page[i]; i++) {
-			ClearPageReserved(mem->page[i]);
-			mem->page[i]->mapping = NULL;
-			__free_page(mem->page[i]);
-		}
-		break;
-	case KFP_PAGELESS:
-		break;
-	}
-}
-
-KUNIT_DEFINE_ACTION_WRAPPER(kfp_fput, fput, struct file *);
-
-/* Map a file, or anonymous memory if @file is NULL, and put the slot over it. */
-static void kfp_map_file(struct kunit *test, struct file *file,
-			 unsigned long prot, unsigned long flags)
-{
-	struct kfp_env *env = test->priv;
-	unsigned long addr;
-
-	addr = kunit_vm_mmap(test, file, 0, KFP_SIZE, prot, flags, 0);
-	KUNIT_ASSERT_NE(test, addr, 0);
-	KUNIT_ASSERT_LT(test, addr, TASK_SIZE);
-
-	if (!env->mm) {
-		env->mm = current->mm;
-		mmget(env->mm);
-	}
-
-	env->slot.userspace_addr = addr;
-}
-
-static void kfp_map_anon(struct kunit *test, unsigned long prot)
-{
-	kfp_map_file(test, NULL, prot, MAP_PRIVATE | MAP_ANONYMOUS);
-}
-
-/* Map what kfp_alloc_memory() allocated. */
-static void kfp_map_memory(struct kunit *test, unsigned long prot,
-			   unsigned long flags)
-{
-	struct kfp_env *env = test->priv;
-	struct file *file;
-
-	file = anon_inode_getfile("[kvm_follow_pfn]", &kfp_fops, &env->mem,
-				  O_RDWR);
-	KUNIT_ASSERT_FALSE(test, IS_ERR(file));
-	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, kfp_fput, file));
-
-	kfp_map_file(test, file, prot, flags);
-}
-
-static void kfp_map_shared(struct kunit *test, const struct kfp_kind *kind)
-{
-	kfp_alloc_memory(test, kind);
-	kfp_map_memory(test, PROT_READ | PROT_WRITE, MAP_SHARED);
-}
-
-static void kfp_map_shmem(struct kunit *test, unsigned long prot,
-			  unsigned long flags)
-{
-	struct file *file;
-
-	file = shmem_kernel_file_setup("kvm_follow_pfn", KFP_SIZE, VM_NORESERVE);
-	KUNIT_ASSERT_FALSE(test, IS_ERR(file));
-	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, kfp_fput, file));
-
-	kfp_map_file(test, file, prot, flags);
-}
-
-static unsigned long kfp_hva(struct kunit *test, int index)
-{
-	struct kfp_env *env = test->priv;
-
-	return env->slot.userspace_addr + index * PAGE_SIZE;
-}
-
-/* Write to a page through the mapping, as the VMM would. */
-static void kfp_touch(struct kunit *test, int index)
-{
-	u8 __user *p = (u8 __user *)kfp_hva(test, index);
-
-	KUNIT_ASSERT_EQ(test, 0, put_user(0x5a, p));
-}
-
-/*
- * Let go of the mm.  A kthread that exits with an mm leaks the mm_struct, since
- * only kthread_unuse_mm() undoes the mmgrab() of kthread_use_mm().
- */
-static void kfp_detach(struct kfp_env *env)
-{
-	struct mm_struct *mm = env->mm;
-
-	if (!mm)
-		return;
-
-	vm_munmap(0, TASK_SIZE);
-	kthread_unuse_mm(mm);
-	env->mm = NULL;
-	mmput(mm);
-	/* The reference of kunit_vm_mmap(), which the exit would have put. */
-	mmput(mm);
-}
-
-/* Define a test, which detaches from its mm at the end. */
-#define KFP_TEST(name)							\
-static void name##_body(struct kunit *test);				\
-static void name(struct kunit *test)					\
-{									\
-	name##_body(test);						\
-	kfp_detach(test->priv);						\
-}									\
-static void name##_body(struct kunit *test)
-
 /* Requests. */
 
 static struct kvm_follow_pfn kfp_guarded(struct kunit *test, int index,
@@ -526,6 +149,7 @@ static void kfp_poison(struct kvm_follow_pfn *kfp)
 	kfp->writable = true;
 	kfp->is_refcounted_page = true;
 	kfp->page = ZERO_PAGE(0);
+	kfp->pgprot = __pgprot(0xdead);
 	kfp->hold = KVM_PFN_HOLD_PIN;
 	kfp->route = KVM_FOLLOW_PFN_REMAPPED;
 }
@@ -537,6 +161,7 @@ static void kfp_expect_no_pfn(struct kunit *test, const struct kvm_follow_pfn *k
 	KUNIT_EXPECT_FALSE(test, kfp->writable);
 	KUNIT_EXPECT_FALSE(test, kfp->is_refcounted_page);
 	KUNIT_EXPECT_NULL(test, kfp->page);
+	KUNIT_EXPECT_EQ(test, pgprot_val(kfp->pgprot), 0);
 	KUNIT_EXPECT_EQ(test, kfp->route, KVM_FOLLOW_PFN_NONE);
 	/* Go no further, it would be released. */
 	KUNIT_ASSERT_EQ(test, kfp->hold, KVM_PFN_HOLD_NONE);
@@ -554,6 +179,7 @@ static void kfp_expect_pfn(struct kunit *test, const struct kvm_follow_pfn *kfp)
 	case KVM_FOLLOW_PFN_SLOW:
 		KUNIT_EXPECT_TRUE(test, kfp->is_refcounted_page);
 		KUNIT_EXPECT_PTR_EQ(test, kfp->page, pfn_to_page(kfp->pfn));
+		KUNIT_EXPECT_EQ(test, pgprot_val(kfp->pgprot), 0);
 		if (kfp->pin)
 			hold = KVM_PFN_HOLD_PIN;
 		else if (kfp->flags & FOLL_GET)
@@ -640,50 +266,6 @@ static bool kfp_is_referenced(struct page *page)
 	return folio_test_referenced(page_folio(page));
 }
 
-/* Remember and compare everything about struct pages that KVM might change. */
-struct kfp_pages_state {
-	int count[KFP_PAGES];
-	unsigned long flags[KFP_PAGES];
-};
-
-static struct kfp_pages_state kfp_pages_state(struct kunit *test)
-{
-	struct kfp_env *env = test->priv;
-	struct kfp_pages_state state = {};
-	int i;
-
-	for (i = 0; i < KFP_PAGES && env->mem.page[i]; i++) {
-		state.count[i] = page_ref_count(env->mem.page[i]);
-		state.flags[i] = env->mem.page[i]->flags;
-	}
-
-	return state;
-}
-
-static void kfp_expect_counts(struct kunit *test,
-			      const struct kfp_pages_state *before, int delta)
-{
-	struct kfp_env *env = test->priv;
-	int i;
-
-	for (i = 0; i < KFP_PAGES && env->mem.page[i]; i++)
-		KUNIT_EXPECT_EQ_MSG(test, before->count[i] + delta,
-				    page_ref_count(env->mem.page[i]),
-				    "of page %d", i);
-}
-
-static void kfp_expect_untouched(struct kunit *test,
-				 const struct kfp_pages_state *before)
-{
-	struct kfp_env *env = test->priv;
-	int i;
-
-	kfp_expect_counts(test, before, 0);
-	for (i = 0; i < KFP_PAGES && env->mem.page[i]; i++)
-		KUNIT_EXPECT_EQ_MSG(test, before->flags[i],
-				    env->mem.page[i]->flags, "of page %d", i);
-}
-
 /* Requests, good and bad. */
 
 struct kfp_request {
@@ -696,12 +278,27 @@ struct kfp_request {
 	bool guarded;
 	bool allow_write;
 	bool atomic;
+	bool try_get;
 	bool cannot_be_guarded;
 };
 
 static void kfp_request_desc(const struct kfp_request *r, char *desc)
 {
 	strscpy(desc, r->name, KUNIT_PARAM_DESC_SIZE);
+}
+
+/* What try_get_pfn() shall reply, and what it was asked. */
+static struct {
+	bool reply;
+	unsigned int calls;
+	kvm_pfn_t pfn;
+} kfp_try_get;
+
+static bool kfp_try_get_pfn(kvm_pfn_t pfn)
+{
+	kfp_try_get.calls++;
+	kfp_try_get.pfn = pfn;
+	return kfp_try_get.reply;
 }
 
 static struct kvm_follow_pfn kfp_make_request(struct kunit *test,
@@ -721,6 +318,7 @@ static struct kvm_follow_pfn kfp_make_request(struct kunit *test,
 		.guarded_by_mmu_notifier = r->guarded,
 		.allow_write_mapping = r->allow_write,
 		.atomic = r->atomic,
+		.try_get_pfn = r->try_get ? kfp_try_get_pfn : NULL,
 	};
 }
 
@@ -745,6 +343,8 @@ static const struct kfp_request kfp_bad_requests[] = {
 	  .guarded = true, .atomic = true },
 	{ "atomic pin", .flags = FOLL_WRITE, .pin = true, .atomic = true },
 	{ "pin and allow_write_mapping", .pin = true, .allow_write = true },
+	{ "guarded try_get_pfn", .guarded = true, .try_get = true },
+	{ "try_get_pfn and pin", .pin = true, .try_get = true },
 };
 
 KUNIT_ARRAY_PARAM(kfp_bad_request, kfp_bad_requests, kfp_request_desc);
@@ -1394,6 +994,102 @@ KFP_TEST(kfp_remapped_memory_is_allowed_by_allow_unsafe_mappings)
 	kfp_expect_untouched(test, &before);
 }
 
+/* How the host maps present VM_PFNMAP memory. */
+static u64 kfp_reference_pgprot(struct kunit *test, int index)
+{
+	struct follow_pfnmap_args args = { .address = kfp_hva(test, index) };
+	u64 prot = 0;
+
+	mmap_read_lock(current->mm);
+	args.vma = vma_lookup(current->mm, args.address);
+	if (args.vma && !follow_pfnmap_start(&args)) {
+		prot = pgprot_val(args.pgprot);
+		follow_pfnmap_end(&args);
+	}
+	mmap_read_unlock(current->mm);
+
+	return prot;
+}
+
+KFP_TEST(kfp_answer_says_how_the_host_maps_remapped_memory)
+{
+	struct kvm_follow_pfn kfp;
+	int i;
+
+	kfp_map_shared(test, test->param_value);
+
+	for (i = 0; i < KFP_PAGES; i++) {
+		kfp = kfp_guarded(test, i, FOLL_WRITE);
+		kfp_lookup(test, &kfp);
+		/* Zero where the architecture has no pte_pgprot(). */
+		KUNIT_EXPECT_EQ(test, !pgprot_val(kfp.pgprot),
+				!pgprot_val(pte_pgprot(pfn_pte(0, PAGE_KERNEL))));
+		KUNIT_EXPECT_EQ(test, pgprot_val(kfp.pgprot),
+				kfp_reference_pgprot(test, i));
+
+		kfp = kfp_guarded(test, i, 0);
+		kfp_lookup(test, &kfp);
+		KUNIT_EXPECT_EQ(test, pgprot_val(kfp.pgprot),
+				kfp_reference_pgprot(test, i));
+	}
+}
+
+/* Let try_get_pfn() decide, and expect that it is asked that often. */
+static kvm_pfn_t kfp_probe_try_get(struct kunit *test, int index,
+				   unsigned int flags, bool reply,
+				   unsigned int calls)
+{
+	struct kvm_follow_pfn kfp = kfp_get(test, index, flags);
+	kvm_pfn_t pfn;
+
+	kfp.try_get_pfn = kfp_try_get_pfn;
+	kfp_try_get.reply = reply;
+	kfp_try_get.calls = 0;
+	pfn = kfp_probe(test, kfp);
+	KUNIT_EXPECT_EQ(test, kfp_try_get.calls, calls);
+
+	return pfn;
+}
+
+KFP_TEST(kfp_try_get_pfn_decides_about_remapped_memory)
+{
+	struct kfp_env *env = test->priv;
+	struct kfp_pages_state before;
+	int i;
+
+	kvm_allow_unsafe_mappings = false;
+	kfp_map_shared(test, test->param_value);
+	before = kfp_pages_state(test);
+
+	for (i = 0; i < KFP_PAGES; i++) {
+		KUNIT_EXPECT_EQ(test, kfp_probe_try_get(test, i, FOLL_WRITE, true, 1),
+				env->mem.pfn[i]);
+		KUNIT_EXPECT_EQ(test, kfp_try_get.pfn, env->mem.pfn[i]);
+		KUNIT_EXPECT_EQ(test, kfp_probe_try_get(test, i, 0, true, 1),
+				env->mem.pfn[i]);
+		KUNIT_EXPECT_EQ(test, kfp_try_get.pfn, env->mem.pfn[i]);
+
+		KUNIT_EXPECT_EQ(test, kfp_probe_try_get(test, i, FOLL_WRITE, false, 1),
+				KVM_PFN_ERR_FAULT);
+		KUNIT_EXPECT_EQ(test, kfp_probe_try_get(test, i, 0, false, 1),
+				KVM_PFN_ERR_FAULT);
+	}
+
+	kfp_expect_untouched(test, &before);
+}
+
+KFP_TEST(kfp_try_get_pfn_is_not_asked_about_refcounted_memory)
+{
+	struct kfp_env *env = test->priv;
+
+	kfp_map_shared(test, test->param_value);
+
+	KUNIT_EXPECT_EQ(test, kfp_probe_try_get(test, 1, FOLL_WRITE, false, 0),
+			env->mem.pfn[1]);
+	KUNIT_EXPECT_EQ(test, kfp_probe_try_get(test, 1, 0, false, 0),
+			env->mem.pfn[1]);
+}
+
 KFP_TEST(kfp_allow_unsafe_mappings_does_not_allow_errors)
 {
 	kvm_allow_unsafe_mappings = true;
@@ -1571,6 +1267,10 @@ KFP_TEST(kfp_owner_that_insists_on_read_only_is_ro_fault)
 			KVM_PFN_ERR_RO_FAULT);
 	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, 0)),
 			env->mem.pfn[1]);
+
+	/* Nobody takes a reference to what is refused. */
+	KUNIT_EXPECT_EQ(test, kfp_probe_try_get(test, 1, FOLL_WRITE, true, 0),
+			KVM_PFN_ERR_RO_FAULT);
 }
 
 KFP_TEST(kfp_error_of_pfn_mkwrite_is_passed_on)
@@ -2188,57 +1888,22 @@ KFP_TEST(kfp_all_routes_agree_with_a_reference_walk)
 	}
 }
 
-KUNIT_DEFINE_ACTION_WRAPPER(kfp_kvfree, kvfree, void *);
-
 static int kfp_test_init(struct kunit *test)
 {
-	struct kfp_env *env = kunit_kzalloc(test, sizeof(*env), GFP_KERNEL);
-	int err;
+	struct kfp_env *env;
+	int err = kfp_env_init(test);
 
-	if (!env)
-		return -ENOMEM;
-
-	env->kvm = kvzalloc(sizeof(*env->kvm), GFP_KERNEL);
-	if (!env->kvm)
-		return -ENOMEM;
-	err = kunit_add_action_or_reset(test, kfp_kvfree, env->kvm);
 	if (err)
 		return err;
-	KVM_MMU_LOCK_INIT(env->kvm);
 
-	env->slot.base_gfn = KFP_GFN;
-	env->slot.npages = KFP_PAGES;
-	env->allow_unsafe_mappings = kvm_allow_unsafe_mappings;
+	env = test->priv;
 	env->can_be_guarded = true;
-	test->priv = env;
-
 	kunit_activate_static_stub(test, kvm_follow_pfn_report_misuse,
 				   kfp_count_misuse);
 	kunit_activate_static_stub(test, kvm_follow_pfn_can_be_guarded,
 				   kfp_can_be_guarded);
 
 	return 0;
-}
-
-static void kfp_test_exit(struct kunit *test)
-{
-	struct kfp_env *env = test->priv;
-
-	if (!env)
-		return;
-
-	kvm_allow_unsafe_mappings = env->allow_unsafe_mappings;
-
-	/* Only after a failed assertion, and in another thread than the test's. */
-	if (env->mm) {
-		kthread_use_mm(env->mm);
-		vm_munmap(0, TASK_SIZE);
-		kthread_unuse_mm(env->mm);
-		mmput(env->mm);
-	}
-
-	/* Nothing maps the memory anymore. */
-	kfp_free_memory(&env->mem);
 }
 
 static struct kunit_case kfp_test_cases[] = {
@@ -2275,6 +1940,12 @@ static struct kunit_case kfp_test_cases[] = {
 			 kfp_remapped_gen_params),
 	KUNIT_CASE_PARAM(kfp_remapped_memory_is_allowed_by_allow_unsafe_mappings,
 			 kfp_remapped_gen_params),
+	KUNIT_CASE_PARAM(kfp_answer_says_how_the_host_maps_remapped_memory,
+			 kfp_remapped_gen_params),
+	KUNIT_CASE_PARAM(kfp_try_get_pfn_decides_about_remapped_memory,
+			 kfp_remapped_gen_params),
+	KUNIT_CASE_PARAM(kfp_try_get_pfn_is_not_asked_about_refcounted_memory,
+			 kfp_refcounted_gen_params),
 	KUNIT_CASE(kfp_allow_unsafe_mappings_does_not_allow_errors),
 	KUNIT_CASE(kfp_read_of_pfnmap_is_writable_only_if_allowed),
 	KUNIT_CASE(kfp_pfnmap_fault_without_pte_is_repeated),
@@ -2317,7 +1988,7 @@ static struct kunit_case kfp_test_cases[] = {
 static struct kunit_suite kfp_test_suite = {
 	.name = "kvm_follow_pfn",
 	.init = kfp_test_init,
-	.exit = kfp_test_exit,
+	.exit = kfp_env_exit,
 	.test_cases = kfp_test_cases,
 };
 

@@ -366,11 +366,26 @@ static int tkm_poison(struct tkm_region *region, void __user *argp)
 	return 0;
 }
 
+/* The pages of a block are no folio, look at each one's own flags. */
+static u32 tkm_page_flags(const struct page *page)
+{
+	u32 flags = 0;
+
+	if (test_bit(PG_dirty, &page->flags))
+		flags |= TKM_PAGE_DIRTY;
+	if (test_bit(PG_referenced, &page->flags))
+		flags |= TKM_PAGE_REFERENCED;
+	if (test_bit(PG_active, &page->flags))
+		flags |= TKM_PAGE_ACTIVE;
+	if (test_bit(PG_reserved, &page->flags))
+		flags |= TKM_PAGE_RESERVED;
+
+	return flags;
+}
+
 static void tkm_describe_page(struct tkm_region *region, u32 index,
 			      struct tkm_page *desc)
 {
-	struct page *page;
-
 	desc->pfn = tkm_pfn(region, index);
 	if (!region->pages) {
 		desc->refcount = -1;
@@ -378,18 +393,8 @@ static void tkm_describe_page(struct tkm_region *region, u32 index,
 		return;
 	}
 
-	page = region->pages[index];
-	desc->refcount = page_ref_count(page);
-	desc->flags = 0;
-	/* The pages of a block are no folio, look at each one's own flags. */
-	if (test_bit(PG_dirty, &page->flags))
-		desc->flags |= TKM_PAGE_DIRTY;
-	if (test_bit(PG_referenced, &page->flags))
-		desc->flags |= TKM_PAGE_REFERENCED;
-	if (test_bit(PG_active, &page->flags))
-		desc->flags |= TKM_PAGE_ACTIVE;
-	if (test_bit(PG_reserved, &page->flags))
-		desc->flags |= TKM_PAGE_RESERVED;
+	desc->refcount = page_ref_count(region->pages[index]);
+	desc->flags = tkm_page_flags(region->pages[index]);
 }
 
 static int tkm_counts(struct tkm_region *region, void __user *argp)
@@ -414,6 +419,29 @@ static int tkm_counts(struct tkm_region *region, void __user *argp)
 	}
 
 	return 0;
+}
+
+/* Works without a region, too. */
+static int tkm_lookup(void __user *argp)
+{
+	struct tkm_lookup cmd;
+	struct folio *folio;
+	struct page *page;
+
+	if (copy_from_user(&cmd, argp, sizeof(cmd)))
+		return -EFAULT;
+
+	if (get_user_pages_fast(cmd.addr, 1, 0, &page) != 1)
+		return -ENOENT;
+
+	folio = page_folio(page);
+	cmd.page.pfn = page_to_pfn(page);
+	/* But for the reference that was just taken. */
+	cmd.page.refcount = folio_ref_count(folio) - 1;
+	cmd.page.flags = tkm_page_flags(&folio->page);
+	put_page(page);
+
+	return copy_to_user(argp, &cmd, sizeof(cmd)) ? -EFAULT : 0;
 }
 
 /* Works without a region too, for the module-wide values. */
@@ -453,6 +481,8 @@ static long tkm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return tkm_create(region, argp);
 	if (cmd == TKM_STATS)
 		return tkm_stats(region, argp);
+	if (cmd == TKM_LOOKUP)
+		return tkm_lookup(argp);
 
 	if (!tkm_is_created(region))
 		return -ENXIO;
@@ -580,6 +610,8 @@ static int tkm_mmap(struct file *file, struct vm_area_struct *vma)
 	vm_flags_set(vma, tkm_is_pfnmap(region->kind) ? VM_PFNMAP : VM_MIXEDMAP);
 	if (region->flags & TKM_IO)
 		vm_flags_set(vma, VM_IO);
+	if (region->flags & TKM_WC)
+		vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot);
 
 	if (region->flags & TKM_EAGER)
 		return tkm_remap(region, vma);

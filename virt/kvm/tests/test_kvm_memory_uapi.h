@@ -46,8 +46,10 @@
 #define TKM_WRITENOTIFY		0x02
 /* Add VM_IO.  VM_PFNMAP kinds only. */
 #define TKM_IO			0x04
+/* Map write-combined, if the architecture can.  VM_PFNMAP kinds only. */
+#define TKM_WC			0x08
 
-#define TKM_FLAGS		(TKM_EAGER | TKM_WRITENOTIFY | TKM_IO)
+#define TKM_FLAGS		(TKM_EAGER | TKM_WRITENOTIFY | TKM_IO | TKM_WC)
 
 /*
  * @nr_pages is a multiple of 2^@order.  @order must be zero for all kinds but
@@ -101,6 +103,15 @@ struct tkm_counts {
 };
 
 /*
+ * What get_user_pages() finds at @addr of the calling process, be it memory of
+ * this device or not.  For huge pages, the values are those of the whole.
+ */
+struct tkm_lookup {
+	__u64 addr;
+	struct tkm_page page;
+};
+
+/*
  * @faults, @write_faults and @mkwrites count calls of this region's handlers,
  * and are incremented before TKM_DELAY takes effect.  @regions is the number of
  * regions that exist, @bad_counts the number of pages whose reference count was
@@ -124,5 +135,6 @@ struct tkm_stats {
 #define TKM_DELAY		_IOW('k', 0x05, __u32)
 
 #define TKM_EXCHANGE		_IOW('k', 0x06, struct tkm_exchange)
+#define TKM_LOOKUP		_IOWR('k', 0x07, struct tkm_lookup)
 
 #endif /* _KVM_TEST_KVM_MEMORY_UAPI_H */

@@ -55,6 +55,7 @@ enum guest_op {
 	OP_STRESS,
 	OP_UNEMULATABLE_WRITE,
 	OP_READ_INTERRUPTIBLE,
+	OP_EXEC,
 };
 
 struct guest_cmd {
@@ -73,6 +74,9 @@ enum outcome {
 	MMIO,
 	POISON,
 	INTERNAL_ERROR,
+	NOT_SUPPORTED,
+	NOT_IMPLEMENTED,
+	NO_SYNDROME,
 };
 
 static const char * const outcome_names[] = {
@@ -81,6 +85,9 @@ static const char * const outcome_names[] = {
 	[MMIO]			= "KVM_EXIT_MMIO",
 	[POISON]		= "SIGBUS",
 	[INTERNAL_ERROR]	= "KVM_EXIT_INTERNAL_ERROR",
+	[NOT_SUPPORTED]		= "-EOPNOTSUPP",
+	[NOT_IMPLEMENTED]	= "-ENOSYS",
+	[NO_SYNDROME]		= "KVM_EXIT_ARM_NISV",
 };
 
 /* The state of the running test. */
@@ -96,6 +103,7 @@ static struct {
 	size_t page_size;
 	int prot;
 	u32 slot_flags;
+	u32 vm_cap;
 
 	/*
 	 * The page that is shown in the table, what is at its start, and whether
@@ -173,6 +181,28 @@ static void guest_stress(u64 gva, u64 len, u64 val)
 		GUEST_ASSERT_EQ(guest_load(gva + off, 8), val + off);
 }
 
+#ifdef __aarch64__
+#define INSN_RET		0xd65f03c0u
+
+static u64 guest_exec_aborts;
+
+/* Return to where the function was called. */
+static void guest_exec_abort(struct ex_regs *regs)
+{
+	guest_exec_aborts++;
+	regs->pc = regs->regs[30];
+}
+
+/* Call a function, return how often it could not be fetched. */
+static u64 guest_exec(u64 gva)
+{
+	u64 aborts = READ_ONCE(guest_exec_aborts);
+
+	((void (*)(void))gva)();
+	return READ_ONCE(guest_exec_aborts) - aborts;
+}
+#endif
+
 static void guest_code(u64 id)
 {
 	struct guest_cmd *cmd = &cmds[id];
@@ -207,6 +237,23 @@ static void guest_code(u64 id)
 			asm volatile("sti; nop");
 			val = guest_load(gva, len);
 			asm volatile("cli");
+			break;
+#endif
+#ifdef __aarch64__
+		case OP_UNEMULATABLE_WRITE:
+			/* Of a store of two registers the CPU tells too little. */
+			asm volatile("stp %0, %0, [%1]"
+				     :: "r"(val), "r"(gva) : "memory");
+			break;
+		case OP_EXEC:
+			val = guest_exec(gva);
+			break;
+#endif
+#ifdef __riscv
+		case OP_UNEMULATABLE_WRITE:
+			/* KVM emulates no atomic memory operations. */
+			asm volatile("amoswap.d zero, %1, (%0)"
+				     :: "r"(gva), "r"(val) : "memory");
 			break;
 #endif
 		default:
@@ -262,6 +309,10 @@ static enum outcome resume(int id)
 			continue;
 		if (ret == -1 && err == EFAULT)
 			return FAULT;
+		if (ret == -1 && err == EOPNOTSUPP)
+			return NOT_SUPPORTED;
+		if (ret == -1 && err == ENOSYS)
+			return NOT_IMPLEMENTED;
 		TEST_ASSERT(!ret, "KVM_RUN failed: %s", strerror(err));
 
 		switch (get_ucall(vcpu, &uc)) {
@@ -281,13 +332,14 @@ static enum outcome resume(int id)
 			return MMIO;
 		if (vcpu->run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
 			return INTERNAL_ERROR;
+		if (vcpu->run->exit_reason == KVM_EXIT_ARM_NISV)
+			return NO_SYNDROME;
 		TEST_FAIL("Unexpected exit %u (%s)", vcpu->run->exit_reason,
 			  exit_reason_str(vcpu->run->exit_reason));
 	}
 }
 
-static enum outcome guest_do(int id, enum guest_op op, size_t off, size_t len,
-			     u64 val)
+static void set_cmd(int id, enum guest_op op, size_t off, size_t len, u64 val)
 {
 	struct guest_cmd *cmd = addr_gva2hva(t.vm, (vm_vaddr_t)&cmds[id]);
 
@@ -297,6 +349,12 @@ static enum outcome guest_do(int id, enum guest_op op, size_t off, size_t len,
 		.len = len,
 		.val = val,
 	};
+}
+
+static enum outcome guest_do(int id, enum guest_op op, size_t off, size_t len,
+			     u64 val)
+{
+	set_cmd(id, op, off, len, val);
 	return resume(id);
 }
 
@@ -552,9 +610,13 @@ static int try_create_vm(void)
 {
 	int i;
 
-	t.vm = vm_create_with_vcpus(NR_VCPUS, guest_code, t.vcpus);
-	for (i = 0; i < NR_VCPUS; i++)
+	t.vm = vm_create(NR_VCPUS);
+	if (t.vm_cap)
+		vm_enable_cap(t.vm, t.vm_cap, 0);
+	for (i = 0; i < NR_VCPUS; i++) {
+		t.vcpus[i] = vm_vcpu_add(t.vm, i, guest_code);
 		vcpu_args_set(t.vcpus[i], 1, (u64)i);
+	}
 
 	if (set_slot(t.slot_flags, MEM_GPA, t.size, t.hva))
 		return errno;
@@ -744,7 +806,7 @@ static void restore_hugepages(void)
 	write_number("/proc/sys/vm/nr_hugepages", nr_hugepages_before);
 }
 
-static void row_hugetlb(void)
+static void setup_hugetlb(void)
 {
 	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (21 << 26);
 	long nr = read_number("/proc/sys/vm/nr_hugepages");
@@ -767,7 +829,84 @@ static void row_hugetlb(void)
 
 	t.view = t.hva;
 	setup_memory();
+}
+
+static void row_hugetlb(void)
+{
+	setup_hugetlb();
 	create_vm();
+}
+
+static void row_hugetlb_part(void)
+{
+	setup_hugetlb();
+	create_vm();
+	memset(t.hva, 0x55, t.size);
+}
+
+static void assert_slot_ends_at(size_t off)
+{
+	ASSERT_OUTCOME(guest_do(0, OP_READ, off, 8, 0), MMIO);
+	TEST_ASSERT_EQ(t.vcpus[0]->run->mmio.phys_addr, MEM_GPA + off);
+	ASSERT_OUTCOME(resume(0), DONE);
+}
+
+/*
+ * A memslot need not start, nor end, where a huge page does, and need not keep its
+ * alignment.  The guest must not see what is outside of it.
+ */
+static void test_hugetlb_part(void)
+{
+	const size_t half = HUGE_SIZE / 2, p = t.page_size, untouched = 3 * p;
+	const struct {
+		size_t gpa_off, hva_off, size;
+	} parts[] = {
+		{ 0, 0, half },
+		{ half, half, half },
+		{ p, p, HUGE_SIZE - 2 * p },
+		{ p, 0, HUGE_SIZE - p },
+		{ 0, p, HUGE_SIZE - p },
+		{ 0, half, half },
+	};
+	size_t gpa_off, hva_off, end, i;
+
+	for (i = 0; i < ARRAY_SIZE(parts); i++) {
+		gpa_off = parts[i].gpa_off;
+		hva_off = parts[i].hva_off;
+		end = gpa_off + parts[i].size;
+
+		TEST_ASSERT(!set_slot(0, MEM_GPA, 0, NULL) &&
+			    !set_slot(0, MEM_GPA + gpa_off, parts[i].size,
+				      t.hva + hva_off),
+			    "The memslot cannot be replaced: %s", strerror(errno));
+
+		host_writes(hva_off, host_value(hva_off, i));
+		guest_reads(gpa_off, host_value(hva_off, i));
+		guest_writes(end - p, guest_value(end, i));
+		host_reads(hva_off + parts[i].size - p, guest_value(end, i));
+
+		if (gpa_off)
+			assert_slot_ends_at(gpa_off - p);
+		if (end < HUGE_SIZE)
+			assert_slot_ends_at(end);
+	}
+
+	/* Nothing is left mapped when the memslot, or the memory, is gone. */
+	TEST_ASSERT(!set_slot(0, MEM_GPA, 0, NULL) &&
+		    !set_slot(0, MEM_GPA, half, t.hva),
+		    "The memslot cannot be replaced: %s", strerror(errno));
+	guest_reads(untouched, 0x5555555555555555ul);
+	TEST_ASSERT(!set_slot(0, MEM_GPA, 0, NULL), "The memslot cannot go: %s",
+		    strerror(errno));
+	assert_slot_ends_at(untouched);
+
+	TEST_ASSERT(!set_slot(0, MEM_GPA, half, t.hva),
+		    "The memslot cannot come back: %s", strerror(errno));
+	guest_reads(untouched, 0x5555555555555555ul);
+	munmap(t.hva, t.size);
+	t.hva = NULL;
+	t.view = NULL;
+	ASSERT_OUTCOME(guest_do(0, OP_READ, untouched, 8, 0), FAULT);
 }
 
 static int make_file(const char *dir, size_t size)
@@ -980,24 +1119,39 @@ static const bool refuses_prot_read = true;
 static const bool refuses_prot_read;
 #endif
 
+static void set_prot(int prot)
+{
+	t.prot = prot;
+	TEST_ASSERT(!mprotect(t.hva, t.size, prot), "mprotect(): %s",
+		    strerror(errno));
+}
+
+/* Nobody looks at the VMA again, though, once there is a memslot. */
+static void create_vm_prot_read(void)
+{
+	if (!refuses_prot_read) {
+		create_vm();
+		return;
+	}
+
+	TEST_ASSERT_EQ(try_create_vm(), EPERM);
+	set_prot(PROT_READ | PROT_WRITE);
+	TEST_ASSERT(!set_slot(t.slot_flags, MEM_GPA, t.size, t.hva),
+		    "The memslot was refused: %s", strerror(errno));
+	virt_map(t.vm, MEM_GPA, MEM_GPA, t.size / t.vm->page_size);
+	set_prot(PROT_READ);
+}
+
 static void row_prot_read(void)
 {
 	setup_anonymous();
 	setup_memory();
-	t.prot = PROT_READ;
-	TEST_ASSERT(!mprotect(t.hva, t.size, PROT_READ), "mprotect(): %s",
-		    strerror(errno));
-	if (refuses_prot_read)
-		TEST_ASSERT_EQ(try_create_vm(), EPERM);
-	else
-		create_vm();
+	set_prot(PROT_READ);
+	create_vm_prot_read();
 }
 
 static void test_prot_read(void)
 {
-	if (refuses_prot_read)
-		return;
-
 	guest_reads(0, t.seed);
 	ASSERT_OUTCOME(guest_do(0, OP_WRITE, 0, 8, guest_value(0, 1)), FAULT);
 	host_reads(0, t.seed);
@@ -1020,10 +1174,7 @@ static void setup_pfnmap_prot_read(void)
 	/* Writing is possible through the view only. */
 	t.view = map(t.size, PROT_READ | PROT_WRITE, MAP_SHARED, t.fd);
 	setup_memory();
-	if (refuses_prot_read)
-		TEST_ASSERT_EQ(try_create_vm(), EPERM);
-	else
-		create_vm();
+	create_vm_prot_read();
 }
 
 static void row_pfnmap_prot_read_present(void)
@@ -1049,8 +1200,6 @@ static void test_pfnmap_prot_read(void)
 #else
 	const enum outcome expected = FAULT;
 #endif
-	if (refuses_prot_read)
-		return;
 
 	/* Page 1, not page 0: nobody has read it through KVM yet. */
 	ASSERT_OUTCOME(guest_do(1, OP_WRITE, t.page_size, 8, val), expected);
@@ -1129,14 +1278,30 @@ static void test_readonly_slot(void)
 	host_reads(seed_off, host_value(0, 2));
 }
 
-#ifdef __x86_64__
 static void test_readonly_slot_unemulatable(void)
 {
 	guest_reads(0, t.seed);
+#if defined(__aarch64__)
+	ASSERT_OUTCOME(guest_do(0, OP_UNEMULATABLE_WRITE, 0, 0, 1),
+		       NOT_IMPLEMENTED);
+	ASSERT_OUTCOME(resume(0), NOT_IMPLEMENTED);
+	/* Userspace may ask to be told what the CPU does tell. */
+	vm_enable_cap(t.vm, KVM_CAP_ARM_NISV_TO_USER, 0);
+	ASSERT_OUTCOME(resume(0), NO_SYNDROME);
+	TEST_ASSERT_EQ(t.vcpus[0]->run->arm_nisv.fault_ipa, MEM_GPA);
+	/* The instruction is neither skipped nor tried without end. */
+	ASSERT_OUTCOME(resume(0), NO_SYNDROME);
+#elif defined(__riscv)
+	ASSERT_OUTCOME(guest_do(0, OP_UNEMULATABLE_WRITE, 0, 0, 1),
+		       NOT_SUPPORTED);
+	/* The instruction is neither skipped nor tried without end. */
+	ASSERT_OUTCOME(resume(0), NOT_SUPPORTED);
+#else
 	ASSERT_OUTCOME(guest_do(0, OP_UNEMULATABLE_WRITE, 0, 0, 0),
 		       INTERNAL_ERROR);
 	TEST_ASSERT_EQ(t.vcpus[0]->run->internal.suberror,
 		       KVM_INTERNAL_ERROR_EMULATION);
+#endif
 	host_reads(0, t.seed);
 
 	/* The other vCPU does not care. */
@@ -1147,7 +1312,8 @@ static void test_readonly_slot_unemulatable(void)
 static int uffd;
 static u32 uffd_fault_thread;
 
-static void row_async_pf(void)
+/* The memory is absent until the test supplies it. */
+static void row_uffd(void)
 {
 	struct uffdio_api api = {
 		.api = UFFD_API,
@@ -1168,29 +1334,95 @@ static void row_async_pf(void)
 	create_vm();
 }
 
-static void row_async_pf_readonly_slot(void)
+/* Wait until somebody needs a page, remember who, and return where. */
+static u64 uffd_wait(void)
 {
-	require_readonly_slots();
-	row_async_pf();
-}
-
-/* Supply a page, and remember which thread waits for it. */
-static void *uffd_server(void *arg)
-{
-	u64 src[MIN_PAGE_SIZE / 8] = { host_value(0, 7) };
-	struct uffdio_copy copy = {
-		.src = (uintptr_t)src,
-		.len = sizeof(src),
-	};
 	struct uffd_msg msg;
 
 	TEST_ASSERT(read(uffd, &msg, sizeof(msg)) == sizeof(msg), "read(): %s",
 		    strerror(errno));
 	TEST_ASSERT_EQ(msg.event, UFFD_EVENT_PAGEFAULT);
 	uffd_fault_thread = msg.arg.pagefault.feat.ptid;
-	copy.dst = msg.arg.pagefault.address & ~(MIN_PAGE_SIZE - 1ul);
+	return msg.arg.pagefault.address & ~(MIN_PAGE_SIZE - 1ul);
+}
+
+static void uffd_supply(u64 addr)
+{
+	u64 src[MIN_PAGE_SIZE / 8] = { host_value(0, 7) };
+	struct uffdio_copy copy = {
+		.dst = addr,
+		.src = (uintptr_t)src,
+		.len = sizeof(src),
+	};
+
 	TEST_ASSERT(!ioctl(uffd, UFFDIO_COPY, &copy), "UFFDIO_COPY: %s",
 		    strerror(errno));
+}
+
+#define SIGNAL_SECONDS	10
+
+static void ignore_signal(int sig)
+{
+}
+
+/* The errno of KVM_RUN, once it is @done. */
+static struct {
+	int err;
+	atomic_bool done;
+} interrupted;
+
+static void *run_interrupted(void *arg)
+{
+	interrupted.err = __vcpu_run(t.vcpus[0]) ? errno : 0;
+	atomic_store(&interrupted.done, true);
+	return NULL;
+}
+
+/* A vCPU that waits for memory can be interrupted, and goes on waiting later. */
+static void test_signal(void)
+{
+	struct sigaction sa = { .sa_handler = ignore_signal };
+	pthread_t thread;
+	bool in_time;
+	u64 addr;
+	int i;
+
+	sigaction(SIGUSR1, &sa, NULL);
+	set_cmd(0, OP_READ, 0, 8, 0);
+	TEST_ASSERT(!pthread_create(&thread, NULL, run_interrupted, NULL),
+		    "pthread_create() failed");
+	addr = uffd_wait();
+	TEST_ASSERT(!atomic_load(&interrupted.done), "The vCPU does not wait");
+
+	pthread_kill(thread, SIGUSR1);
+	for (i = 0; i < SIGNAL_SECONDS * 1000; i++) {
+		if (atomic_load(&interrupted.done))
+			break;
+		usleep(1000);
+	}
+	in_time = atomic_load(&interrupted.done);
+	uffd_supply(addr);
+	pthread_join(thread, NULL);
+
+	TEST_ASSERT(in_time, "The vCPU waits in spite of a signal");
+	TEST_ASSERT(interrupted.err == EINTR, "KVM_RUN: %s",
+		    strerror(interrupted.err));
+	TEST_ASSERT_EQ(t.vcpus[0]->run->exit_reason, KVM_EXIT_INTR);
+
+	ASSERT_OUTCOME(resume(0), DONE);
+	TEST_ASSERT_EQ(t.result[0], host_value(0, 7));
+}
+
+#ifdef __x86_64__
+static void row_async_pf_readonly_slot(void)
+{
+	require_readonly_slots();
+	row_uffd();
+}
+
+static void *uffd_server(void *arg)
+{
+	uffd_supply(uffd_wait());
 	return NULL;
 }
 
@@ -1286,6 +1518,48 @@ static void row_pfnmap_refcounted(void)
 	setup_region(TKM_PFNMAP_REFCOUNTED, 0, 64, 0);
 	setup_memory();
 	create_vm();
+}
+
+/* The slot maps the second half of a file: page 0 of it is page 16 of the file. */
+static void row_pfnmap_file_offset(void)
+{
+	u64 val;
+	u32 i;
+
+	create_region(TKM_PFNMAP_REFCOUNTED, 0, 32, 0);
+	for (i = 0; i < t.nr_pages; i++) {
+		val = host_value(i * t.page_size, 0);
+		host_writes(i * t.page_size, val);
+	}
+
+	t.size /= 2;
+	t.seed = host_value(t.size, 0);
+	map_region(PROT_READ | PROT_WRITE);
+	TEST_ASSERT(mmap(t.hva, t.size, t.prot, MAP_SHARED | MAP_FIXED, t.fd,
+			 t.size) == t.hva, "mmap() failed: %s", strerror(errno));
+	create_vm();
+}
+
+static void test_pfnmap_file_offset(void)
+{
+	size_t off;
+
+	for (off = 0; off < t.size; off += t.page_size) {
+		guest_reads(off, host_value(t.size + off, 0));
+		guest_writes(off, guest_value(off, 1));
+	}
+	assert_counts("after guest accesses");
+
+	zap();
+	for (off = 0; off < t.size; off += t.page_size)
+		guest_writes(off + 8, guest_value(off, 2));
+	for (off = 0; off < t.size; off += t.page_size) {
+		host_reads(t.size + off, guest_value(off, 1));
+		host_reads(t.size + off + 8, guest_value(off, 2));
+		host_reads(off, host_value(off, 0));
+		host_reads(off + 8, 0);
+	}
+	assert_counts("after write faults");
 }
 
 /* KVM must not write to struct pages of which it does not know the owner. */
@@ -1595,6 +1869,134 @@ static void test_pfnmap_hwpoison(void)
 	host_reads(t.page_size, 1);
 	check_page(8 * t.page_size, 1);
 }
+
+static void row_pfnmap_writecombine(void)
+{
+	setup_region(TKM_PFNMAP_REFCOUNTED, TKM_WC, 64, 0);
+	setup_memory();
+	create_vm();
+}
+
+#ifdef __aarch64__
+/*
+ * ---------------------------------------------------------------------------
+ * Instruction fetches
+ * ---------------------------------------------------------------------------
+ */
+
+/* What to do with a fetch from device memory is up to the guest. */
+static void set_up_exec(void)
+{
+	size_t off;
+
+	for (off = 0; off < 8 * t.page_size; off += t.page_size)
+		host_writes(off, INSN_RET);
+	t.seed = INSN_RET;
+
+	vm_init_descriptor_tables(t.vm);
+	vcpu_init_descriptor_tables(t.vcpus[0]);
+	vm_install_sync_handler(t.vm, VECTOR_SYNC_CURRENT, ESR_EC_IABT,
+				guest_exec_abort);
+}
+
+static void row_exec(void)
+{
+	row_anonymous();
+	set_up_exec();
+}
+
+static void row_exec_pfnmap(void)
+{
+	row_pfnmap_refcounted();
+	set_up_exec();
+}
+
+static void row_exec_pfnmap_writecombine(void)
+{
+	row_pfnmap_writecombine();
+	set_up_exec();
+}
+
+static void row_exec_pfnmap_pageless(void)
+{
+	row_pfnmap_pageless();
+	set_up_exec();
+}
+
+static int lookup_fd;
+
+static void open_lookup(void)
+{
+	lookup_fd = open(TKM_DEVICE, O_RDWR);
+	if (lookup_fd < 0)
+		skip("%s: %s, load the module test_kvm_memory", TKM_DEVICE,
+		     strerror(errno));
+}
+
+/* The references to memory that is not the module's. */
+static s32 lookup_refcount(void *addr)
+{
+	struct tkm_lookup lookup = { .addr = (uintptr_t)addr };
+
+	TEST_ASSERT(!ioctl(lookup_fd, TKM_LOOKUP, &lookup), "TKM_LOOKUP: %s",
+		    strerror(errno));
+	return lookup.page.refcount;
+}
+
+static void row_exec_dax(void)
+{
+	open_lookup();
+	row_dax();
+	set_up_exec();
+}
+
+/* Pages that the guest has not mapped yet, that it has read, or written. */
+static void exec_all(u64 aborts)
+{
+	size_t off;
+
+	for (off = 0; off < 8 * t.page_size; off += t.page_size) {
+		if (off & t.page_size)
+			guest_reads(off, INSN_RET);
+		if (off & (2 * t.page_size))
+			guest_writes(off + 8, guest_value(off, 1));
+		ASSERT_OUTCOME(guest_do(0, OP_EXEC, off, 0, 0), DONE);
+		TEST_ASSERT(t.result[0] == aborts,
+			    "%lu instead of %lu aborted fetches at offset 0x%lx",
+			    t.result[0], aborts, off);
+		note_guest_mapping(off);
+		guest_reads(off, INSN_RET);
+	}
+	assert_counts("after instruction fetches");
+}
+
+static void test_exec(void)
+{
+	exec_all(0);
+	zap();
+	exec_all(0);
+}
+
+static void test_exec_aborts(void)
+{
+	exec_all(1);
+	zap();
+	exec_all(1);
+}
+
+/* DAX memory has pages that are refcounted, and is device memory for KVM. */
+static void test_exec_dax(void)
+{
+	s32 refcount = lookup_refcount(t.hva);
+	int i;
+
+	for (i = 0; i < 4; i++) {
+		exec_all(1);
+		zap();
+	}
+	TEST_ASSERT_EQ(lookup_refcount(t.hva), refcount);
+}
+#endif /* __aarch64__ */
 
 /*
  * ---------------------------------------------------------------------------
@@ -2145,6 +2547,218 @@ static void test_dirty_file(void)
 	close(dirty_fd);
 }
 
+#ifdef __aarch64__
+/*
+ * ---------------------------------------------------------------------------
+ * Memory tags
+ * ---------------------------------------------------------------------------
+ */
+
+#define TAGS_PER_PAGE		(MIN_PAGE_SIZE / 16)
+#define MAX_TAGS		(DIRTY_PAGES * TAGS_PER_PAGE)
+#define MTE_ROUNDS		8
+
+static void require_mte(void)
+{
+	if (!kvm_has_cap(KVM_CAP_ARM_MTE))
+		skip("this machine has no memory tags");
+	t.vm_cap = KVM_CAP_ARM_MTE;
+}
+
+/* Returns the number of bytes of memory, or -1. */
+static int copy_tags(size_t off, size_t len, u8 *tags, u64 flags)
+{
+	struct kvm_arm_copy_mte_tags copy = {
+		.guest_ipa = MEM_GPA + off,
+		.length = len,
+		.addr = tags,
+		.flags = flags,
+	};
+
+	return __vm_ioctl(t.vm, KVM_ARM_MTE_COPY_TAGS, &copy);
+}
+
+static void expect_tags(const u8 *expected, const char *when)
+{
+	u8 tags[MAX_TAGS];
+	size_t i;
+
+	memset(tags, 0xff, sizeof(tags));
+	TEST_ASSERT_EQ(copy_tags(0, t.size, tags, KVM_ARM_TAGS_FROM_GUEST),
+		       (int)t.size);
+	for (i = 0; i < t.size / 16; i++)
+		TEST_ASSERT(tags[i] == expected[i],
+			    "%s: tag %zu is %u instead of %u", when, i, tags[i],
+			    expected[i]);
+}
+
+/*
+ * Different from page to page, but with only two tags for each of them: QEMU 7.2
+ * ignores where in its page an even, or an odd, granule is.
+ */
+static void set_tags(u8 *tags, int round)
+{
+	size_t i;
+
+	for (i = 0; i < t.size / 16; i++)
+		tags[i] = (i / TAGS_PER_PAGE + 3 * (i & 1) + round) & 0xf;
+	TEST_ASSERT_EQ(copy_tags(0, t.size, tags, 0), (int)t.size);
+}
+
+static void row_mte_copy_tags(void)
+{
+	require_mte();
+	row_anonymous();
+}
+
+static void test_mte_copy_tags(void)
+{
+	u8 tags[MAX_TAGS] = { };
+
+	expect_tags(tags, "before any access");
+	set_tags(tags, 1);
+	expect_tags(tags, "before guest accesses");
+	guest_reads(0, t.seed);
+	check_pages(1);
+	expect_tags(tags, "after guest accesses");
+	set_tags(tags, 2);
+	expect_tags(tags, "of memory that the guest has mapped");
+	check_pages(2);
+}
+
+static void row_mte_swap(void)
+{
+	require_mte();
+	row_dirty_swap();
+}
+
+/* Tags are saved with a page, which is so only if the page is dirty. */
+static void test_mte_swap(void)
+{
+	int round, i, evicted = 0;
+	u8 tags[MAX_TAGS];
+
+	for (round = 0; round < MTE_ROUNDS; round++) {
+		for (i = 0; i < DIRTY_PAGES; i++)
+			host_writes(i * t.page_size, host_value(i, round));
+		set_tags(tags, 2 * round);
+		evicted += evict_to_swap(-1);
+		/* Brings back pages that have a copy in the swap area. */
+		expect_tags(tags, "after a swap");
+		set_tags(tags, 2 * round + 1);
+		evicted += evict_to_swap(-1);
+		expect_tags(tags, "after a swap of pages with a copy");
+		for (i = 0; i < DIRTY_PAGES; i++)
+			guest_reads(i * t.page_size, host_value(i, round));
+	}
+	TEST_ASSERT(evicted > DIRTY_PAGES * MTE_ROUNDS,
+		    "Only %d pages were evicted", evicted);
+}
+
+/*
+ * A memslot of a device's memory is refused to a VM with tags, but the VMA may
+ * be replaced later.
+ */
+static void create_vm_and_replace_memory(int fd)
+{
+	t.hva = map_aligned(t.size, t.prot, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	create_vm();
+	TEST_ASSERT(mmap(t.hva, t.size, t.prot, MAP_SHARED | MAP_FIXED, fd, 0)
+		    == t.hva, "mmap() failed: %s", strerror(errno));
+}
+
+static void row_mte_mixedmap(void)
+{
+	require_mte();
+	create_region(TKM_MIXEDMAP_NORMAL, 0, 16, 0);
+	create_vm_and_replace_memory(t.fd);
+}
+
+/* Ordinary pages, the references to which are known exactly. */
+static void test_mte_mixedmap(void)
+{
+	u8 tags[MAX_TAGS] = { };
+	size_t off;
+
+	/* The host maps what is looked up. */
+	for (off = 0; off < t.size; off += t.page_size)
+		note_guest_mapping(off);
+	expect_tags(tags, "before they are set");
+	assert_counts("after reading tags");
+	set_tags(tags, 1);
+	assert_counts("after writing tags");
+	expect_tags(tags, "after they were set");
+	assert_counts("after reading tags again");
+
+	/* Copies that fail, with the page at hand. */
+	TEST_ASSERT_EQ(copy_tags(0, t.size, NULL, KVM_ARM_TAGS_FROM_GUEST), -1);
+	TEST_ASSERT_EQ(copy_tags(0, t.size, NULL, 0), -1);
+	assert_counts("after failing copies");
+}
+
+static void row_mte_pfnmap(void)
+{
+	require_mte();
+	create_region(TKM_PFNMAP_REFCOUNTED, 0, 16, 0);
+	create_vm_and_replace_memory(t.fd);
+}
+
+static void expect_no_tags(void)
+{
+	u8 tags[MAX_TAGS] = { };
+
+	TEST_ASSERT(copy_tags(0, t.page_size, tags, KVM_ARM_TAGS_FROM_GUEST) ==
+		    -1 && errno == EFAULT, "Tags can be read");
+	TEST_ASSERT(copy_tags(t.page_size, t.page_size, tags, 0) == -1 &&
+		    errno == EFAULT, "Tags can be written");
+	ASSERT_OUTCOME(guest_do(0, OP_READ, 0, 8, 0), FAULT);
+	ASSERT_OUTCOME(guest_do(1, OP_WRITE, t.page_size, 8, 1), FAULT);
+}
+
+static void test_mte_pfnmap(void)
+{
+	expect_no_tags();
+	/* Entries that the host has made. */
+	READ_ONCE(*(u64 *)t.hva);
+	WRITE_ONCE(*(u64 *)(t.hva + t.page_size), 2);
+	expect_no_tags();
+	assert_counts("after refused accesses");
+	host_reads(t.page_size, 2);
+}
+
+static void row_mte_dax(void)
+{
+	int fd;
+
+	require_mte();
+	open_lookup();
+	if (!dax_path)
+		skip("no DAX device given with -d");
+	fd = open(dax_path, O_RDWR);
+	TEST_ASSERT(fd >= 0, "%s: %s", dax_path, strerror(errno));
+
+	t.size = HUGE_SIZE;
+	create_vm_and_replace_memory(fd);
+	close(fd);
+}
+
+static void test_mte_dax(void)
+{
+	s32 refcount = lookup_refcount(t.hva);
+	u8 tags[MAX_TAGS] = { };
+	int i;
+
+	for (i = 0; i < 4; i++) {
+		TEST_ASSERT(copy_tags(0, t.page_size, tags,
+				      KVM_ARM_TAGS_FROM_GUEST) == -1 &&
+			    errno == EFAULT, "Tags can be read");
+		TEST_ASSERT(copy_tags(0, t.page_size, tags, 0) == -1 &&
+			    errno == EFAULT, "Tags can be written");
+	}
+	TEST_ASSERT_EQ(lookup_refcount(t.hva), refcount);
+}
+#endif /* __aarch64__ */
+
 /*
  * ---------------------------------------------------------------------------
  * The test module itself
@@ -2254,6 +2868,7 @@ static const struct row {
 	{ "anonymous", row_anonymous, test_maps, "anonymous" },
 	{ "thp", row_thp, test_maps_huge, "THP" },
 	{ "hugetlb", row_hugetlb, test_maps_huge, "hugetlb" },
+	{ "hugetlb_part", row_hugetlb_part, test_hugetlb_part },
 	{ "shmem", row_shmem, test_maps, "shmem" },
 	{ "file", row_file, test_maps, "file" },
 	{ "dax", row_dax, test_maps, "DAX" },
@@ -2273,6 +2888,7 @@ static const struct row {
 	{ "pfnmap_noncompound_remap", row_noncompound_remap, test_noncompound },
 	{ "pfnmap_refcounted", row_pfnmap_refcounted, test_maps_all,
 	  "PFNMAP, refcounted page" },
+	{ "pfnmap_file_offset", row_pfnmap_file_offset, test_pfnmap_file_offset },
 	{ "pfnmap_not_marked", row_pfnmap_refcounted, test_pfnmap_not_marked },
 	{ "pfnmap_reserved", row_pfnmap_reserved, test_pfnmap_reserved,
 	  "PFNMAP, reserved page" },
@@ -2287,6 +2903,8 @@ static const struct row {
 	  test_pfnmap_prot_read, "PFNMAP, PROT_READ VMA, PTE present" },
 	{ "pfnmap_prot_read_absent", row_pfnmap_prot_read_absent,
 	  test_pfnmap_prot_read, "PFNMAP, PROT_READ VMA, PTE absent" },
+	{ "pfnmap_writecombine", row_pfnmap_writecombine, test_maps_all,
+	  "PFNMAP, write-combined" },
 	{ "mixedmap_normal", row_mixedmap_normal, test_maps_all,
 	  "MIXEDMAP, normal entry" },
 	{ "mixedmap_special", row_mixedmap_special, test_mixedmap_special,
@@ -2295,17 +2913,26 @@ static const struct row {
 	  "read-only slot" },
 	{ "readonly_slot_pfnmap", row_readonly_slot_pfnmap, test_readonly_slot,
 	  "read-only slot, PFNMAP" },
-#ifdef __x86_64__
 	{ "readonly_slot_unemulatable", row_readonly_slot,
 	  test_readonly_slot_unemulatable },
-	{ "async_pf", row_async_pf, test_async_pf },
+#ifdef __x86_64__
+	{ "async_pf", row_uffd, test_async_pf },
 	{ "async_pf_readonly_slot", row_async_pf_readonly_slot, test_async_pf },
 #endif
+	{ "signal", row_uffd, test_signal },
 	{ "hole", row_hole, test_faults, "hole" },
 	{ "prot_none", row_prot_none, test_faults, "PROT_NONE" },
 	{ "hwpoison", row_hwpoison, test_hwpoison, "poisoned page" },
 	{ "pfnmap_hwpoison", row_pfnmap_hwpoison, test_pfnmap_hwpoison,
 	  "PFNMAP, poisoned page" },
+#ifdef __aarch64__
+	{ "exec", row_exec, test_exec },
+	{ "exec_pfnmap", row_exec_pfnmap, test_exec },
+	{ "exec_pfnmap_writecombine", row_exec_pfnmap_writecombine,
+	  test_exec_aborts },
+	{ "exec_pfnmap_pageless", row_exec_pfnmap_pageless, test_exec_aborts },
+	{ "exec_dax", row_exec_dax, test_exec_dax },
+#endif
 	{ "slot_deleted", row_slot_race, test_slot_deleted },
 	{ "slot_moved", row_slot_race, test_slot_moved },
 	{ "exchange_race", row_slot_race, test_exchange_race },
@@ -2316,6 +2943,13 @@ static const struct row {
 	{ "dirty_shmem_swap", row_dirty_shmem_swap, test_dirty_swap },
 	{ "dirty_madv_free", row_anonymous, test_dirty_madv_free },
 	{ "dirty_file", row_dirty_file, test_dirty_file },
+#ifdef __aarch64__
+	{ "mte_copy_tags", row_mte_copy_tags, test_mte_copy_tags },
+	{ "mte_swap", row_mte_swap, test_mte_swap },
+	{ "mte_mixedmap", row_mte_mixedmap, test_mte_mixedmap },
+	{ "mte_pfnmap", row_mte_pfnmap, test_mte_pfnmap },
+	{ "mte_dax", row_mte_dax, test_mte_dax },
+#endif
 	{ "module", row_module, test_module },
 };
 
