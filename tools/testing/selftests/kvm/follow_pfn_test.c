@@ -2632,7 +2632,10 @@ static void row_mte_swap(void)
 	row_dirty_swap();
 }
 
-/* Tags are saved with a page, which is so only if the page is dirty. */
+/*
+ * Pages with new tags are swapped out, not discarded like those that nobody has
+ * touched since MADV_FREE: setting tags makes them dirty.
+ */
 static void test_mte_swap(void)
 {
 	int round, i, evicted = 0;
@@ -2641,17 +2644,17 @@ static void test_mte_swap(void)
 	for (round = 0; round < MTE_ROUNDS; round++) {
 		for (i = 0; i < DIRTY_PAGES; i++)
 			host_writes(i * t.page_size, host_value(i, round));
-		set_tags(tags, 2 * round);
+		TEST_ASSERT(!madvise(t.hva, t.size, MADV_FREE), "MADV_FREE: %s",
+			    strerror(errno));
+		set_tags(tags, round);
+		/* The first attempt only finds out that they are dirty. */
+		evict_to_swap(-1);
 		evicted += evict_to_swap(-1);
-		/* Brings back pages that have a copy in the swap area. */
 		expect_tags(tags, "after a swap");
-		set_tags(tags, 2 * round + 1);
-		evicted += evict_to_swap(-1);
-		expect_tags(tags, "after a swap of pages with a copy");
 		for (i = 0; i < DIRTY_PAGES; i++)
 			guest_reads(i * t.page_size, host_value(i, round));
 	}
-	TEST_ASSERT(evicted > DIRTY_PAGES * MTE_ROUNDS,
+	TEST_ASSERT(evicted > DIRTY_PAGES * MTE_ROUNDS / 2,
 		    "Only %d pages were evicted", evicted);
 }
 
