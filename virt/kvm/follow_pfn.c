@@ -347,7 +347,7 @@ static kvm_pfn_t kvm_walk_remapped(struct kvm_follow_pfn *kfp)
 		}
 
 		if (fatal_signal_pending(current) ||
-		    (faulted && signal_pending(current)))
+		    (faulted && !present && signal_pending(current)))
 			return KVM_PFN_ERR_SIGPENDING;
 
 		/* The fault of a write to an absent PTE may map it read-only. */
@@ -358,7 +358,7 @@ static kvm_pfn_t kvm_walk_remapped(struct kvm_follow_pfn *kfp)
 		if (r < 0)
 			return r == -EHWPOISON ? KVM_PFN_ERR_HWPOISON :
 						 KVM_PFN_ERR_FAULT;
-		faulted = true;
+		faulted = r;
 		pte_write_faulted = write && present && r;
 	}
 }
@@ -452,13 +452,19 @@ EXPORT_SYMBOL_GPL(__kvm_follow_pfn);
  *
  * The lock of the page table orders the zap, and with it the start of the
  * invalidation, before the walk that found the new PTE.  No invalidation that
- * matters is thus overlooked without mmu_lock.
+ * matters is thus overlooked without mmu_lock: either it is still in progress, or
+ * it has changed mmu_invalidate_seq before it ceased to be.
  *
  * Context: any.
  */
 bool kvm_ro_fault_is_stale(struct kvm *kvm, gfn_t gfn, unsigned long mmu_seq)
 {
-	return mmu_invalidate_retry_gfn_unsafe(kvm, mmu_seq, gfn);
+	if (mmu_invalidate_retry_gfn_unsafe(kvm, mmu_seq, gfn))
+		return true;
+
+	/* Pairs with the smp_wmb() in kvm_mmu_invalidate_end(). */
+	smp_rmb();
+	return READ_ONCE(kvm->mmu_invalidate_seq) != mmu_seq;
 }
 EXPORT_SYMBOL_GPL(kvm_ro_fault_is_stale);
 #endif

@@ -16,8 +16,8 @@
  * A guest must not cache what the host, or a device that does not snoop, accesses
  * behind its back: GPU drivers map RAM as Normal non-cacheable, page by page, and
  * the guest's cached lines would be stale, or be written back over their data.
- * Stage 2 limits the guest to what the host's PTE says.  What is not RAM is a
- * device unless its driver knows better.
+ * Stage 2 limits the guest to the type that VM_IO and VM_PFNMAP memory has for the
+ * host.  What is not RAM is a device unless its driver knows better.
  */
 static inline enum kvm_pgtable_prot s2_memory_type(bool is_ram, pgprot_t host,
 						   bool any_uncached)

@@ -884,6 +884,19 @@ KFP_TEST(kfp_signal_ends_repeated_faults_of_pfnmap)
 			KVM_PFN_ERR_SIGPENDING);
 }
 
+KFP_TEST(kfp_signal_does_not_end_a_lookup_of_pfnmap_that_is_told_to_retry)
+{
+	struct kfp_env *env = test->priv;
+	struct kvm_follow_pfn kfp;
+
+	kfp_map_shared(test, &kfp_pfnmap);
+
+	kfp = kfp_guarded(test, 0, FOLL_WRITE);
+	KUNIT_EXPECT_EQ(test, kfp_probe_with_signal(test, kfp, SIGUSR1, VM_FAULT_RETRY),
+			env->mem.pfn[0]);
+	KUNIT_EXPECT_EQ(test, env->mem.faults, 2);
+}
+
 KFP_TEST(kfp_signal_does_not_end_a_lookup_of_pfnmap_that_needs_one_fault)
 {
 	struct kfp_env *env = test->priv;
@@ -1933,6 +1946,7 @@ static struct kunit_case kfp_test_cases[] = {
 	KUNIT_CASE(kfp_signal_ends_an_interruptible_lookup),
 	KUNIT_CASE(kfp_signal_does_not_end_an_uninterruptible_lookup),
 	KUNIT_CASE(kfp_signal_ends_repeated_faults_of_pfnmap),
+	KUNIT_CASE(kfp_signal_does_not_end_a_lookup_of_pfnmap_that_is_told_to_retry),
 	KUNIT_CASE(kfp_signal_does_not_end_a_lookup_of_pfnmap_that_needs_one_fault),
 	KUNIT_CASE_PARAM(kfp_remapped_memory_maps_and_is_not_touched,
 			 kfp_remapped_gen_params),
