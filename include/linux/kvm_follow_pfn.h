@@ -16,6 +16,7 @@ enum kvm_follow_pfn_route {
 	KVM_FOLLOW_PFN_FAST,
 	KVM_FOLLOW_PFN_SLOW,
 	KVM_FOLLOW_PFN_REMAPPED,
+	KVM_FOLLOW_PFN_GUEST_MEMFD,
 };
 
 /* What the holder of an answer owns, and thus has to release. */
@@ -47,6 +48,12 @@ struct kvm_follow_pfn {
 	const struct kvm_memory_slot *slot;
 	gfn_t gfn;
 	bool by_hva;
+
+	/*
+	 * The gfn is private: resolve it to guest_memfd, not to the hva of the
+	 * slot.  Such memory never waits for IO, and cannot be pinned.
+	 */
+	bool is_private;
 
 	/*
 	 * FOLL_WRITE:		the access writes.
@@ -82,25 +89,39 @@ struct kvm_follow_pfn {
 	bool (*try_get_pfn)(kvm_pfn_t pfn);
 
 	/*
-	 * Answer.  @hva is an input with @by_hva.  @pfn is a frame or one of
-	 * KVM_PFN_ERR_* and KVM_PFN_NOSLOT; the fields below it are false, NULL
-	 * and zero for the latter.
+	 * Answer.  @hva is an input with @by_hva, and KVM_HVA_ERR_BAD for private
+	 * memory.  @pfn is a frame or one of KVM_PFN_ERR_* and KVM_PFN_NOSLOT;
+	 * the fields below it, but @err, are false, NULL and zero for the latter.
 	 */
 	unsigned long hva;
 	kvm_pfn_t pfn;
+
+	/*
+	 * Zero, or -errno if @is_private and @pfn is not a frame.  The errno of
+	 * guest_memfd is part of the uABI of KVM_RUN: poison, for one, is reported
+	 * by it and not by a signal, as no hva maps the page.
+	 */
+	int err;
 
 	/* The host's page tables permit writes to @pfn, and so does the slot. */
 	bool writable;
 
 	/*
-	 * The page came from get_user_pages() and is refcounted.  False for
-	 * whatever was found by walking VM_IO or VM_PFNMAP page tables, be there
-	 * a struct page or not: the owner of that memory may not use refcounts.
+	 * The page came from get_user_pages() or guest_memfd and is refcounted.
+	 * False for whatever was found by walking VM_IO or VM_PFNMAP page
+	 * tables, be there a struct page or not: the owner of that memory may
+	 * not use refcounts.
 	 */
 	bool is_refcounted_page;
 
 	/* The page of @pfn if @is_refcounted_page, else NULL. */
 	struct page *page;
+
+	/*
+	 * The order of the largest mapping that may contain @pfn, if @is_private.
+	 * Zero for other memory, for which the host's page tables tell it.
+	 */
+	int order;
 
 	/*
 	 * How the host maps VM_IO and VM_PFNMAP memory, for an architecture
@@ -124,6 +145,8 @@ void kvm_release_held_page(struct page *page, enum kvm_pfn_hold hold, bool dirty
 extern bool kvm_allow_unsafe_mappings;
 void kvm_follow_pfn_report_misuse(const char *why);
 bool kvm_follow_pfn_can_be_guarded(void);
+int kvm_follow_pfn_ask_guest_memfd(const struct kvm_memory_slot *slot, gfn_t gfn,
+				   kvm_pfn_t *pfn, int *order);
 #endif
 
 #endif /* __KVM_FOLLOW_PFN_H */

@@ -2,7 +2,7 @@
 /*
  * Resolution of guest frames to host frames.
  *
- * There are three routes to a host frame, tried in this order:
+ * There are three routes to a host frame behind an hva, tried in this order:
  *
  *  fast:     get_user_pages_fast_only(), with interrupts disabled and without
  *            mmap_lock.  For writes, and for reads that may be mapped writable.
@@ -11,6 +11,9 @@
  *  slow:     get_user_pages_unlocked(), which faults the memory in.
  *  remapped: a walk of the page tables of VM_IO and VM_PFNMAP memory, which
  *            get_user_pages() refuses.
+ *
+ * A fourth one, guest_memfd, is for private memory, which has no hva, and for
+ * nothing else.
  *
  * The route decides whether the answer is a refcounted page.  The struct page,
  * if there is one, is never asked: VM_PFNMAP memory may consist of pages whose
@@ -30,6 +33,8 @@
 #include <linux/module.h>
 #include <linux/sched/signal.h>
 #include <linux/swap.h>
+
+#include "kvm_mm.h"
 
 #include <trace/events/kvm.h>
 
@@ -58,6 +63,17 @@ VISIBLE_IF_KUNIT noinline bool kvm_follow_pfn_can_be_guarded(void)
 	KUNIT_STATIC_STUB_REDIRECT(kvm_follow_pfn_can_be_guarded);
 
 	return IS_ENABLED(CONFIG_KVM_GENERIC_MMU_NOTIFIER);
+}
+
+/* A function of its own so that KUnit can replace it: a test has no VM. */
+VISIBLE_IF_KUNIT noinline
+int kvm_follow_pfn_ask_guest_memfd(const struct kvm_memory_slot *slot, gfn_t gfn,
+				   kvm_pfn_t *pfn, int *order)
+{
+	KUNIT_STATIC_STUB_REDIRECT(kvm_follow_pfn_ask_guest_memfd, slot, gfn, pfn,
+				   order);
+
+	return kvm_gmem_get_pfn(slot, gfn, pfn, order);
 }
 
 /* Say what is wrong with the request.  Return NULL if nothing is. */
@@ -90,6 +106,10 @@ static const char *kvm_follow_pfn_misuse(const struct kvm_follow_pfn *kfp)
 		return "pin with allow_write_mapping";
 	if (kfp->try_get_pfn && !(kfp->flags & FOLL_GET))
 		return "try_get_pfn, but no FOLL_GET";
+	if (kfp->is_private && !kfp->slot)
+		return "private, but no memslot";
+	if (kfp->is_private && (kfp->pin || kfp->atomic || kfp->try_get_pfn))
+		return "private, and a pin, atomic or try_get_pfn";
 
 	return NULL;
 }
@@ -102,9 +122,11 @@ static bool kvm_follow_pfn_begin(struct kvm_follow_pfn *kfp)
 	if (!kfp->by_hva)
 		kfp->hva = KVM_HVA_ERR_BAD;
 	kfp->pfn = KVM_PFN_ERR_FAULT;
+	kfp->err = kfp->is_private ? -EFAULT : 0;
 	kfp->writable = false;
 	kfp->is_refcounted_page = false;
 	kfp->page = NULL;
+	kfp->order = 0;
 	kfp->pgprot = __pgprot(0);
 	kfp->hold = KVM_PFN_HOLD_NONE;
 	kfp->route = KVM_FOLLOW_PFN_NONE;
@@ -116,8 +138,8 @@ static bool kvm_follow_pfn_begin(struct kvm_follow_pfn *kfp)
 }
 
 /*
- * Translate the gfn to an hva.  Return 0, KVM_PFN_NOSLOT or, for a write to a
- * read-only memslot, KVM_PFN_ERR_RO_FAULT.
+ * Translate the gfn to an hva, unless it is private.  Return 0, KVM_PFN_NOSLOT
+ * or, for a write to a read-only memslot, KVM_PFN_ERR_RO_FAULT.
  */
 static kvm_pfn_t kvm_follow_pfn_to_hva(struct kvm_follow_pfn *kfp)
 {
@@ -132,7 +154,9 @@ static kvm_pfn_t kvm_follow_pfn_to_hva(struct kvm_follow_pfn *kfp)
 		return KVM_PFN_ERR_RO_FAULT;
 	}
 
-	kfp->hva = __gfn_to_hva_memslot(kfp->slot, kfp->gfn);
+	if (!kfp->is_private)
+		kfp->hva = __gfn_to_hva_memslot(kfp->slot, kfp->gfn);
+
 	return 0;
 }
 
@@ -144,9 +168,9 @@ static bool kvm_follow_pfn_may_upgrade(const struct kvm_follow_pfn *kfp)
 }
 
 /*
- * Answer with a page of get_user_pages().  A guarded caller gets no share in
- * the reference: as long as its retry check passes the page is still mapped by
- * the host, hence neither freed nor reused.
+ * Answer with a page of get_user_pages() or guest_memfd.  A guarded caller gets
+ * no share in the reference: as long as its retry check passes the page is still
+ * mapped by the host, or part of the file, hence neither freed nor reused.
  */
 static kvm_pfn_t kvm_follow_pfn_got_page(struct kvm_follow_pfn *kfp,
 					 struct page *page, bool writable,
@@ -374,6 +398,31 @@ static kvm_pfn_t kvm_follow_pfn_remapped(struct kvm_follow_pfn *kfp)
 	return pfn;
 }
 
+/*
+ * Find private memory.  Whatever guest_memfd says is the errno: a fault on private
+ * memory tells userspace more than one on an hva.
+ */
+static kvm_pfn_t kvm_follow_pfn_private(struct kvm_follow_pfn *kfp)
+{
+	const struct kvm_memory_slot *slot = kfp->slot;
+	kvm_pfn_t pfn;
+	int order;
+
+	if (!kvm_slot_can_be_private(slot))
+		return KVM_PFN_ERR_FAULT;
+
+	might_sleep();
+
+	kfp->err = kvm_follow_pfn_ask_guest_memfd(slot, kfp->gfn, &pfn, &order);
+	if (kfp->err)
+		return KVM_PFN_ERR_FAULT;
+
+	kfp->order = order;
+	return kvm_follow_pfn_got_page(kfp, pfn_to_page(pfn),
+				       !(slot->flags & KVM_MEM_READONLY),
+				       KVM_FOLLOW_PFN_GUEST_MEMFD);
+}
+
 static kvm_pfn_t kvm_follow_pfn_resolve(struct kvm_follow_pfn *kfp)
 {
 	struct page *page;
@@ -384,6 +433,9 @@ static kvm_pfn_t kvm_follow_pfn_resolve(struct kvm_follow_pfn *kfp)
 	pfn = kvm_follow_pfn_to_hva(kfp);
 	if (pfn)
 		return pfn;
+
+	if (kfp->is_private)
+		return kvm_follow_pfn_private(kfp);
 
 	if (kvm_follow_pfn_fast(kfp, &page))
 		return kvm_follow_pfn_got_page(kfp, page, true,
@@ -424,7 +476,8 @@ static kvm_pfn_t kvm_follow_pfn_resolve(struct kvm_follow_pfn *kfp)
  *  KVM_PFN_ERR_HWPOISON	the memory is poisoned
  *  KVM_PFN_ERR_SIGPENDING	interrupted by a signal
  *  KVM_PFN_ERR_NEEDS_IO	FOLL_NOWAIT, and the lookup has to wait for IO
- *  KVM_PFN_ERR_FAULT		anything else, a bad request included
+ *  KVM_PFN_ERR_FAULT		anything else, a bad request and, with @kfp->err,
+ *				every error of guest_memfd included
  *
  * Nothing is held on return but what @kfp->hold says.  KVM writes no struct page
  * (get_user_pages() does, on its own account); marking it is up to the caller,

@@ -12,83 +12,51 @@
 #include "../kvm_mm.h"
 #include "kunit_memory.h"
 
-static const struct kfp_kind kfp_single = {
-	.name = "single pages",
-	.source = KFP_SINGLE_PAGES,
-	.insert = KFP_BY_PAGE,
-};
-
-static const struct kfp_kind kfp_pfnmap = {
-	.name = "VM_PFNMAP, high order, not compound",
-	.source = KFP_HIGH_ORDER,
-	.insert = KFP_BY_INSERT_PFN,
-	.vm_flags = VM_IO | VM_PFNMAP,
-};
-
 static const struct kfp_kind kfp_remap = {
 	.name = "remap_pfn_range()",
 	.source = KFP_HIGH_ORDER,
 	.insert = KFP_BY_REMAP,
 };
 
-static const struct kfp_kind kfp_refcounted_kinds[] = {
-	{
-		.name = "single pages",
-		.source = KFP_SINGLE_PAGES,
-		.insert = KFP_BY_PAGE,
-	}, {
-		.name = "compound page",
-		.source = KFP_COMPOUND,
-		.insert = KFP_BY_PAGE,
-	}, {
-		.name = "VM_MIXEDMAP, normal pages",
-		.source = KFP_SINGLE_PAGES,
-		.insert = KFP_BY_INSERT_PAGE,
-		.vm_flags = VM_MIXEDMAP,
-	},
+static const struct kfp_kind kfp_io = {
+	.name = "VM_IO without VM_PFNMAP",
+	.source = KFP_HIGH_ORDER,
+	.insert = KFP_BY_INSERT_MIXED,
+	.vm_flags = VM_IO | VM_MIXEDMAP,
 };
 
-static const struct kfp_kind kfp_remapped_kinds[] = {
-	{
-		.name = "VM_PFNMAP, high order, not compound",
-		.source = KFP_HIGH_ORDER,
-		.insert = KFP_BY_INSERT_PFN,
-		.vm_flags = VM_PFNMAP,
-	}, {
-		.name = "VM_PFNMAP, single refcounted pages",
-		.source = KFP_SINGLE_PAGES,
-		.insert = KFP_BY_INSERT_PFN,
-		.vm_flags = VM_PFNMAP,
-	}, {
-		.name = "VM_PFNMAP, compound page",
-		.source = KFP_COMPOUND,
-		.insert = KFP_BY_INSERT_PFN,
-		.vm_flags = VM_PFNMAP,
-	}, {
-		.name = "VM_PFNMAP, reserved pages",
-		.source = KFP_RESERVED,
-		.insert = KFP_BY_INSERT_PFN,
-		.vm_flags = VM_PFNMAP,
-	}, {
-		.name = "VM_PFNMAP, no struct page",
-		.source = KFP_PAGELESS,
-		.insert = KFP_BY_INSERT_PFN,
-		.vm_flags = VM_IO | VM_PFNMAP,
-	}, {
-		.name = "VM_IO without VM_PFNMAP",
-		.source = KFP_HIGH_ORDER,
-		.insert = KFP_BY_INSERT_MIXED,
-		.vm_flags = VM_IO | VM_MIXEDMAP,
-	},
+/* Neither a page for get_user_pages(), nor a VMA for a walk. */
+static const struct kfp_kind kfp_mixedmap_special = {
+	.name = "VM_MIXEDMAP, special entries",
+	.source = KFP_PAGELESS,
+	.insert = KFP_BY_INSERT_MIXED,
+	.vm_flags = VM_MIXEDMAP,
 };
 
-static void kfp_kind_desc(const struct kfp_kind *kind, char *desc)
+static const struct kfp_kind *const kfp_refcounted_kinds[] = {
+	&kfp_single, &kfp_compound, &kfp_mixedmap,
+};
+
+static const struct kfp_kind *const kfp_remapped_kinds[] = {
+	&kfp_pfnmap, &kfp_pfnmap_single, &kfp_pfnmap_compound,
+	&kfp_pfnmap_reserved, &kfp_pageless, &kfp_io,
+};
+
+static void kfp_kind_desc(const struct kfp_kind *const *kind, char *desc)
 {
-	strscpy(desc, kind->name, KUNIT_PARAM_DESC_SIZE);
+	strscpy(desc, (*kind)->name, KUNIT_PARAM_DESC_SIZE);
 }
 
 KUNIT_ARRAY_PARAM(kfp_refcounted, kfp_refcounted_kinds, kfp_kind_desc);
 KUNIT_ARRAY_PARAM(kfp_remapped, kfp_remapped_kinds, kfp_kind_desc);
+
+/* Map the kind that is the parameter of the test. */
+static void kfp_map_param(struct kunit *test)
+{
+	const struct kfp_kind *const *kind = test->param_value;
+
+	kfp_map_shared(test, *kind);
+}
 
 /* Replacements of functions of the engine. */
 
@@ -104,6 +72,27 @@ static bool kfp_can_be_guarded(void)
 	struct kfp_env *env = kunit_get_current_test()->priv;
 
 	return env->can_be_guarded;
+}
+
+/*
+ * Have private memory in the pages of the test, be they mapped or not.  As
+ * guest_memfd does, answer with a reference, and leave a pfn behind even if the
+ * page is found, but cannot be prepared.
+ */
+static int kfp_ask_guest_memfd(const struct kvm_memory_slot *slot, gfn_t gfn,
+			       kvm_pfn_t *pfn, int *order)
+{
+	struct kfp_env *env = kunit_get_current_test()->priv;
+	gfn_t index = gfn - slot->base_gfn;
+
+	env->gmem_calls++;
+	*pfn = env->mem.pfn[index];
+	*order = env->gmem_order;
+	if (env->gmem_err)
+		return env->gmem_err;
+
+	get_page(env->mem.page[index]);
+	return 0;
 }
 
 /* Requests. */
@@ -140,15 +129,23 @@ static struct kvm_follow_pfn kfp_pin(struct kunit *test, int index,
 	return kfp;
 }
 
+static struct kvm_follow_pfn kfp_private(struct kvm_follow_pfn kfp)
+{
+	kfp.is_private = true;
+	return kfp;
+}
+
 /* Fill the answer with what must not survive a lookup. */
 static void kfp_poison(struct kvm_follow_pfn *kfp)
 {
 	if (!kfp->by_hva)
 		kfp->hva = 0xdeadUL << PAGE_SHIFT;
 	kfp->pfn = 0xdead;
+	kfp->err = 0xdead;
 	kfp->writable = true;
 	kfp->is_refcounted_page = true;
 	kfp->page = ZERO_PAGE(0);
+	kfp->order = 0xdead;
 	kfp->pgprot = __pgprot(0xdead);
 	kfp->hold = KVM_PFN_HOLD_PIN;
 	kfp->route = KVM_FOLLOW_PFN_REMAPPED;
@@ -158,9 +155,14 @@ static void kfp_poison(struct kvm_follow_pfn *kfp)
 static void kfp_expect_no_pfn(struct kunit *test, const struct kvm_follow_pfn *kfp)
 {
 	KUNIT_EXPECT_TRUE(test, is_error_noslot_pfn(kfp->pfn));
+	if (kfp->is_private)
+		KUNIT_EXPECT_LT(test, kfp->err, 0);
+	else
+		KUNIT_EXPECT_EQ(test, kfp->err, 0);
 	KUNIT_EXPECT_FALSE(test, kfp->writable);
 	KUNIT_EXPECT_FALSE(test, kfp->is_refcounted_page);
 	KUNIT_EXPECT_NULL(test, kfp->page);
+	KUNIT_EXPECT_EQ(test, kfp->order, 0);
 	KUNIT_EXPECT_EQ(test, pgprot_val(kfp->pgprot), 0);
 	KUNIT_EXPECT_EQ(test, kfp->route, KVM_FOLLOW_PFN_NONE);
 	/* Go no further, it would be released. */
@@ -173,10 +175,16 @@ static void kfp_expect_pfn(struct kunit *test, const struct kvm_follow_pfn *kfp)
 	enum kvm_pfn_hold hold = KVM_PFN_HOLD_NONE;
 
 	KUNIT_EXPECT_FALSE(test, is_error_noslot_pfn(kfp->pfn));
+	KUNIT_EXPECT_EQ(test, kfp->err, 0);
+	KUNIT_EXPECT_EQ(test, kfp->is_private,
+			kfp->route == KVM_FOLLOW_PFN_GUEST_MEMFD);
+	if (!kfp->is_private)
+		KUNIT_EXPECT_EQ(test, kfp->order, 0);
 
 	switch (kfp->route) {
 	case KVM_FOLLOW_PFN_FAST:
 	case KVM_FOLLOW_PFN_SLOW:
+	case KVM_FOLLOW_PFN_GUEST_MEMFD:
 		KUNIT_EXPECT_TRUE(test, kfp->is_refcounted_page);
 		KUNIT_EXPECT_PTR_EQ(test, kfp->page, pfn_to_page(kfp->pfn));
 		KUNIT_EXPECT_EQ(test, pgprot_val(kfp->pgprot), 0);
@@ -197,13 +205,15 @@ static void kfp_expect_pfn(struct kunit *test, const struct kvm_follow_pfn *kfp)
 
 	if (kfp->flags & FOLL_WRITE)
 		KUNIT_EXPECT_TRUE(test, kfp->writable);
-	else if (!kfp->allow_write_mapping)
+	else if (!kfp->allow_write_mapping && !kfp->is_private)
 		KUNIT_EXPECT_FALSE(test, kfp->writable);
 	if (kfp->slot && (kfp->slot->flags & KVM_MEM_READONLY))
 		KUNIT_EXPECT_FALSE(test, kfp->writable);
 	if (kfp->atomic)
 		KUNIT_EXPECT_EQ(test, kfp->route, KVM_FOLLOW_PFN_FAST);
-	if (kfp->slot)
+	if (kfp->is_private)
+		KUNIT_EXPECT_EQ(test, kfp->hva, KVM_HVA_ERR_BAD);
+	else if (kfp->slot)
 		KUNIT_EXPECT_EQ(test, kfp->hva,
 				__gfn_to_hva_memslot(kfp->slot, kfp->gfn));
 }
@@ -212,6 +222,7 @@ static void kfp_expect_pfn(struct kunit *test, const struct kvm_follow_pfn *kfp)
 static kvm_pfn_t kfp_lookup(struct kunit *test, struct kvm_follow_pfn *kfp)
 {
 	struct kfp_env *env = test->priv;
+	unsigned int gmem_calls = env->gmem_calls;
 	kvm_pfn_t pfn;
 
 	kfp_poison(kfp);
@@ -224,6 +235,8 @@ static kvm_pfn_t kfp_lookup(struct kunit *test, struct kvm_follow_pfn *kfp)
 	}
 
 	KUNIT_EXPECT_EQ(test, env->misuses, 0);
+	if (!kfp->is_private)
+		KUNIT_EXPECT_EQ(test, env->gmem_calls, gmem_calls);
 	KUNIT_EXPECT_EQ(test, kfp->pfn, pfn);
 	if (is_error_noslot_pfn(pfn))
 		kfp_expect_no_pfn(test, kfp);
@@ -272,6 +285,7 @@ struct kfp_request {
 	const char *name;
 	bool no_slot;
 	bool by_hva;
+	bool is_private;
 	s64 gfn_offset;
 	unsigned int flags;
 	bool pin;
@@ -307,11 +321,13 @@ static struct kvm_follow_pfn kfp_make_request(struct kunit *test,
 	struct kfp_env *env = test->priv;
 
 	env->can_be_guarded = !r->cannot_be_guarded;
+	env->slot.flags = r->is_private ? KVM_MEM_GUEST_MEMFD : 0;
 
 	return (struct kvm_follow_pfn) {
 		.slot = r->no_slot ? NULL : &env->slot,
 		.gfn = KFP_GFN + r->gfn_offset,
 		.by_hva = r->by_hva,
+		.is_private = r->is_private,
 		.hva = kfp_hva(test, 0),
 		.flags = r->flags,
 		.pin = r->pin,
@@ -345,6 +361,13 @@ static const struct kfp_request kfp_bad_requests[] = {
 	{ "pin and allow_write_mapping", .pin = true, .allow_write = true },
 	{ "guarded try_get_pfn", .guarded = true, .try_get = true },
 	{ "try_get_pfn and pin", .pin = true, .try_get = true },
+	{ "private hva", .no_slot = true, .by_hva = true, .is_private = true,
+	  .guarded = true },
+	{ "private and pin", .is_private = true, .pin = true },
+	{ "private and atomic", .is_private = true, .flags = FOLL_WRITE,
+	  .guarded = true, .atomic = true },
+	{ "private and try_get_pfn", .is_private = true, .flags = FOLL_GET,
+	  .try_get = true },
 };
 
 KUNIT_ARRAY_PARAM(kfp_bad_request, kfp_bad_requests, kfp_request_desc);
@@ -366,9 +389,11 @@ KFP_TEST(kfp_bad_request_is_reported_once_and_is_an_error)
 
 	KUNIT_EXPECT_EQ(test, __kvm_follow_pfn(&kfp), KVM_PFN_ERR_FAULT);
 	KUNIT_EXPECT_EQ(test, kfp.pfn, KVM_PFN_ERR_FAULT);
+	KUNIT_EXPECT_EQ(test, kfp.err, kfp.is_private ? -EFAULT : 0);
 	kfp_expect_no_pfn(test, &kfp);
 	kfp_expect_untouched(test, &before);
 	KUNIT_EXPECT_EQ(test, env->misuses, 1);
+	KUNIT_EXPECT_EQ(test, env->gmem_calls, 0);
 }
 
 static const struct kfp_request kfp_good_requests[] = {
@@ -490,7 +515,7 @@ KFP_TEST(kfp_refcounted_memory_is_refcounted)
 	struct kvm_follow_pfn kfp;
 	int i;
 
-	kfp_map_shared(test, test->param_value);
+	kfp_map_param(test);
 	for (i = 0; i < KFP_PAGES; i++)
 		kfp_touch(test, i);
 	before = kfp_pages_state(test);
@@ -924,7 +949,7 @@ KFP_TEST(kfp_remapped_memory_maps_and_is_not_touched)
 	struct kvm_follow_pfn kfp;
 	int i;
 
-	kfp_map_shared(test, test->param_value);
+	kfp_map_param(test);
 	before = kfp_pages_state(test);
 
 	for (i = 0; i < KFP_PAGES; i++) {
@@ -956,7 +981,7 @@ KFP_TEST(kfp_remapped_memory_is_refused_without_a_guard)
 	int i;
 
 	kvm_allow_unsafe_mappings = false;
-	kfp_map_shared(test, test->param_value);
+	kfp_map_param(test);
 	before = kfp_pages_state(test);
 
 	for (i = 0; i < KFP_PAGES; i++) {
@@ -989,7 +1014,7 @@ KFP_TEST(kfp_remapped_memory_is_allowed_by_allow_unsafe_mappings)
 	int i;
 
 	kvm_allow_unsafe_mappings = true;
-	kfp_map_shared(test, test->param_value);
+	kfp_map_param(test);
 	before = kfp_pages_state(test);
 
 	for (i = 0; i < KFP_PAGES; i++) {
@@ -1029,7 +1054,7 @@ KFP_TEST(kfp_answer_says_how_the_host_maps_remapped_memory)
 	struct kvm_follow_pfn kfp;
 	int i;
 
-	kfp_map_shared(test, test->param_value);
+	kfp_map_param(test);
 
 	for (i = 0; i < KFP_PAGES; i++) {
 		kfp = kfp_guarded(test, i, FOLL_WRITE);
@@ -1071,7 +1096,7 @@ KFP_TEST(kfp_try_get_pfn_decides_about_remapped_memory)
 	int i;
 
 	kvm_allow_unsafe_mappings = false;
-	kfp_map_shared(test, test->param_value);
+	kfp_map_param(test);
 	before = kfp_pages_state(test);
 
 	for (i = 0; i < KFP_PAGES; i++) {
@@ -1095,7 +1120,7 @@ KFP_TEST(kfp_try_get_pfn_is_not_asked_about_refcounted_memory)
 {
 	struct kfp_env *env = test->priv;
 
-	kfp_map_shared(test, test->param_value);
+	kfp_map_param(test);
 
 	KUNIT_EXPECT_EQ(test, kfp_probe_try_get(test, 1, FOLL_WRITE, false, 0),
 			env->mem.pfn[1]);
@@ -1368,14 +1393,9 @@ KFP_TEST(kfp_write_only_pfnmap_vma_cannot_be_read)
 
 KFP_TEST(kfp_special_pte_outside_of_pfnmap_is_a_fault)
 {
-	static const struct kfp_kind kind = {
-		.source = KFP_PAGELESS,
-		.insert = KFP_BY_INSERT_MIXED,
-		.vm_flags = VM_MIXEDMAP,
-	};
 	int i;
 
-	kfp_map_shared(test, &kind);
+	kfp_map_shared(test, &kfp_mixedmap_special);
 	kvm_allow_unsafe_mappings = true;
 
 	for (i = 0; i < 2; i++) {
@@ -1388,6 +1408,193 @@ KFP_TEST(kfp_special_pte_outside_of_pfnmap_is_a_fault)
 		KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_pin(test, 1, 0)),
 				KVM_PFN_ERR_FAULT);
 	}
+}
+
+/* Private memory. */
+
+/* Have guest_memfd behind the slot, and other memory at its hva. */
+static void kfp_map_private(struct kunit *test)
+{
+	struct kfp_env *env = test->priv;
+	int i;
+
+	kfp_alloc_memory(test, &kfp_single);
+	env->slot.flags = KVM_MEM_GUEST_MEMFD;
+
+	kfp_map_anon(test, PROT_READ | PROT_WRITE);
+	for (i = 0; i < KFP_PAGES; i++)
+		kfp_touch(test, i);
+}
+
+KFP_TEST(kfp_private_memory_is_that_of_guest_memfd)
+{
+	struct kfp_env *env = test->priv;
+	struct kfp_pages_state before;
+	struct kvm_follow_pfn kfp;
+	int i, j;
+
+	kfp_map_private(test);
+	before = kfp_pages_state(test);
+
+	for (i = 0; i < KFP_PAGES; i++) {
+		for (j = 0; j < ARRAY_SIZE(kfp_access_flags); j++) {
+			env->gmem_calls = 0;
+			env->gmem_order = i * j;
+			kfp = kfp_private(kfp_guarded(test, i, kfp_access_flags[j]));
+			KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[i]);
+			KUNIT_EXPECT_EQ(test, kfp.order, i * j);
+			KUNIT_EXPECT_TRUE(test, kfp.writable);
+			KUNIT_EXPECT_EQ(test, env->gmem_calls, 1);
+			kfp_expect_untouched(test, &before);
+		}
+	}
+}
+
+KFP_TEST(kfp_private_memory_is_held_if_asked)
+{
+	struct kfp_env *env = test->priv;
+	struct kfp_pages_state before;
+	struct kvm_follow_pfn kfp;
+	int i;
+
+	kvm_allow_unsafe_mappings = false;
+	kfp_map_private(test);
+	before = kfp_pages_state(test);
+
+	for (i = 0; i < KFP_PAGES; i++) {
+		kfp = kfp_private(kfp_get(test, i, i & 1 ? FOLL_WRITE : 0));
+		KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[i]);
+		KUNIT_EXPECT_EQ(test, page_ref_count(env->mem.page[i]),
+				before.count[i] + 1);
+		kfp_release(&kfp, false);
+		kfp_expect_counts(test, &before, 0);
+	}
+}
+
+KFP_TEST(kfp_private_memory_needs_no_hva)
+{
+	struct kfp_env *env = test->priv;
+
+	kfp_map_private(test);
+	KUNIT_ASSERT_EQ(test, 0, vm_munmap(kfp_hva(test, 0), KFP_SIZE));
+	env->slot.userspace_addr = 0;
+
+	KUNIT_EXPECT_EQ(test,
+			kfp_probe(test, kfp_private(kfp_guarded(test, 1, FOLL_WRITE))),
+			env->mem.pfn[1]);
+}
+
+static const struct {
+	const char *name;
+	int err;
+} kfp_gmem_errors[] = {
+	{ "EFAULT", -EFAULT },
+	{ "EHWPOISON", -EHWPOISON },
+	{ "ENOMEM", -ENOMEM },
+	{ "EIO", -EIO },
+	{ "EINTR", -EINTR },
+	{ "EAGAIN", -EAGAIN },
+};
+
+KUNIT_ARRAY_PARAM_DESC(kfp_gmem_error, kfp_gmem_errors, name);
+
+/* The memory at the hva is never the answer instead. */
+KFP_TEST(kfp_errno_of_guest_memfd_is_passed_on)
+{
+	const typeof(kfp_gmem_errors[0]) *error = test->param_value;
+	struct kfp_env *env = test->priv;
+	struct kfp_pages_state before;
+	struct kvm_follow_pfn kfp;
+	int i;
+
+	kfp_map_private(test);
+	before = kfp_pages_state(test);
+	env->gmem_err = error->err;
+
+	for (i = 0; i < ARRAY_SIZE(kfp_access_flags); i++) {
+		kfp = kfp_private(kfp_guarded(test, 1, kfp_access_flags[i]));
+		KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), KVM_PFN_ERR_FAULT);
+		KUNIT_EXPECT_EQ(test, kfp.err, error->err);
+		KUNIT_EXPECT_EQ(test, kfp.hva, KVM_HVA_ERR_BAD);
+
+		kfp = kfp_private(kfp_get(test, 1, kfp_access_flags[i]));
+		KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), KVM_PFN_ERR_FAULT);
+		KUNIT_EXPECT_EQ(test, kfp.err, error->err);
+	}
+	kfp_expect_untouched(test, &before);
+}
+
+/* Expect an answer that guest_memfd is not asked for. */
+static void kfp_expect_no_gmem(struct kunit *test, unsigned int slot_flags,
+			       unsigned int flags, kvm_pfn_t pfn,
+			       unsigned long hva)
+{
+	struct kvm_follow_pfn kfp = kfp_private(kfp_guarded(test, 1, flags));
+	struct kfp_env *env = test->priv;
+
+	env->slot.flags = slot_flags;
+	env->gmem_calls = 0;
+	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), pfn);
+	KUNIT_EXPECT_EQ(test, kfp.err, -EFAULT);
+	KUNIT_EXPECT_EQ(test, kfp.hva, hva);
+	KUNIT_EXPECT_EQ(test, env->gmem_calls, 0);
+}
+
+KFP_TEST(kfp_private_gfn_without_guest_memfd_is_efault)
+{
+	kfp_map_private(test);
+
+	kfp_expect_no_gmem(test, 0, 0, KVM_PFN_ERR_FAULT, KVM_HVA_ERR_BAD);
+	kfp_expect_no_gmem(test, 0, FOLL_WRITE, KVM_PFN_ERR_FAULT, KVM_HVA_ERR_BAD);
+}
+
+KFP_TEST(kfp_private_gfn_obeys_the_flags_of_the_slot)
+{
+	const unsigned int read_only = KVM_MEM_GUEST_MEMFD | KVM_MEM_READONLY;
+	const unsigned int invalid = KVM_MEM_GUEST_MEMFD | KVM_MEMSLOT_INVALID;
+	struct kfp_env *env = test->priv;
+	struct kvm_follow_pfn kfp;
+
+	kfp_map_private(test);
+
+	kfp_expect_no_gmem(test, invalid, 0, KVM_PFN_NOSLOT, KVM_HVA_ERR_BAD);
+	kfp_expect_no_gmem(test, invalid, FOLL_WRITE, KVM_PFN_NOSLOT, KVM_HVA_ERR_BAD);
+	kfp_expect_no_gmem(test, read_only, FOLL_WRITE, KVM_PFN_ERR_RO_FAULT,
+			   KVM_HVA_ERR_RO_BAD);
+
+	/* Userspace cannot have such a slot, so nothing but this says so. */
+	env->slot.flags = read_only;
+	kfp = kfp_private(kfp_guarded(test, 1, 0));
+	kfp.allow_write_mapping = true;
+	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[1]);
+	KUNIT_EXPECT_FALSE(test, kfp.writable);
+}
+
+KFP_TEST(kfp_shared_gfn_with_guest_memfd_is_that_of_the_hva)
+{
+	struct kfp_env *env = test->priv;
+	struct kvm_follow_pfn kfp;
+	int i;
+
+	/* Both are the same memory, so only the route tells them apart. */
+	kfp_map_shared(test, &kfp_single);
+	env->slot.flags = KVM_MEM_GUEST_MEMFD;
+
+	/* Absent first, then present. */
+	for (i = 0; i < 2; i++) {
+		kfp = kfp_guarded(test, 1, FOLL_WRITE);
+		KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[1]);
+		KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, 0)),
+				env->mem.pfn[1]);
+		KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_get(test, 1, 0)),
+				env->mem.pfn[1]);
+		KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_pin(test, 1, FOLL_WRITE)),
+				env->mem.pfn[1]);
+	}
+
+	/* What is not there is not looked for in guest_memfd. */
+	KUNIT_ASSERT_EQ(test, 0, vm_munmap(kfp_hva(test, 1), PAGE_SIZE));
+	kfp_expect_all_faults(test);
 }
 
 /* Batches. */
@@ -1548,6 +1755,8 @@ static const struct kfp_request kfp_bad_batches[] = {
 	{ "not atomic", .flags = FOLL_WRITE, .guarded = true },
 	{ "not guarded", .flags = FOLL_WRITE | FOLL_GET, .atomic = true },
 	{ "read", .guarded = true, .atomic = true },
+	{ "private", .is_private = true, .flags = FOLL_WRITE, .guarded = true,
+	  .atomic = true },
 };
 
 KUNIT_ARRAY_PARAM(kfp_bad_batch, kfp_bad_batches, kfp_request_desc);
@@ -1710,114 +1919,374 @@ KFP_TEST(kfp_release_of_a_pin_marks_and_unpins)
 	KUNIT_EXPECT_EQ(test, page_ref_count(page), count);
 }
 
-/* Every route finds the same frames. */
+/* Every route finds the same frames, and each kind of memory has its answers. */
 
-static void kfp_prepare_anon(struct kunit *test)
-{
-	kfp_map_anon(test, PROT_READ | PROT_WRITE);
-}
-
-static void kfp_prepare_touched_anon(struct kunit *test)
-{
-	int i;
-
-	kfp_map_anon(test, PROT_READ | PROT_WRITE);
-	for (i = 0; i < KFP_PAGES; i++)
-		kfp_touch(test, i);
-}
-
-static void kfp_prepare_read_only_anon(struct kunit *test)
-{
-	kfp_map_anon(test, PROT_READ);
-}
-
-static void kfp_prepare_shmem(struct kunit *test)
-{
-	kfp_map_shmem(test, PROT_READ | PROT_WRITE, MAP_SHARED);
-}
-
-static void kfp_prepare_private_shmem(struct kunit *test)
-{
-	kfp_map_shmem(test, PROT_READ | PROT_WRITE, MAP_PRIVATE);
-}
-
-static void kfp_prepare_read_only_shmem(struct kunit *test)
-{
-	kfp_map_shmem(test, PROT_READ, MAP_SHARED);
-}
-
-static void kfp_prepare_single(struct kunit *test)
-{
-	kfp_map_shared(test, &kfp_refcounted_kinds[0]);
-}
-
-static void kfp_prepare_compound(struct kunit *test)
-{
-	kfp_map_shared(test, &kfp_refcounted_kinds[1]);
-}
-
-static void kfp_prepare_mixedmap(struct kunit *test)
-{
-	kfp_map_shared(test, &kfp_refcounted_kinds[2]);
-}
-
-static void kfp_prepare_pfnmap(struct kunit *test)
-{
-	kfp_map_shared(test, &kfp_pfnmap);
-}
-
-static void kfp_prepare_pfnmap_mkwrite(struct kunit *test)
-{
-	kfp_map_pfn_mkwrite(test, 0);
-}
-
-static void kfp_prepare_read_only_pfnmap(struct kunit *test)
-{
-	kfp_alloc_memory(test, &kfp_pfnmap);
-	kfp_map_memory(test, PROT_READ, MAP_SHARED);
-}
-
-static void kfp_prepare_remap(struct kunit *test)
-{
-	kfp_map_shared(test, &kfp_remap);
-}
-
-static void kfp_prepare_private_remap(struct kunit *test)
-{
-	kfp_alloc_memory(test, &kfp_remap);
-	kfp_map_memory(test, PROT_READ | PROT_WRITE, MAP_PRIVATE);
-}
-
-static void kfp_prepare_hole(struct kunit *test)
-{
-	kfp_map_anon(test, PROT_READ | PROT_WRITE);
-	KUNIT_ASSERT_EQ(test, 0, vm_munmap(kfp_hva(test, 0), KFP_SIZE));
-}
-
-static const struct {
-	const char *name;
-	void (*prepare)(struct kunit *test);
-	bool read;
-	bool write;
-} kfp_memories[] = {
-	{ "anonymous", kfp_prepare_anon, true, true },
-	{ "anonymous, written", kfp_prepare_touched_anon, true, true },
-	{ "anonymous, PROT_READ", kfp_prepare_read_only_anon, true, false },
-	{ "shmem", kfp_prepare_shmem, true, true },
-	{ "shmem, MAP_PRIVATE", kfp_prepare_private_shmem, true, true },
-	{ "shmem, PROT_READ", kfp_prepare_read_only_shmem, true, false },
-	{ "single pages", kfp_prepare_single, true, true },
-	{ "compound page", kfp_prepare_compound, true, true },
-	{ "VM_MIXEDMAP", kfp_prepare_mixedmap, true, true },
-	{ "VM_PFNMAP", kfp_prepare_pfnmap, true, true },
-	{ "VM_PFNMAP, pfn_mkwrite", kfp_prepare_pfnmap_mkwrite, true, true },
-	{ "VM_PFNMAP, PROT_READ", kfp_prepare_read_only_pfnmap, true, false },
-	{ "remap_pfn_range()", kfp_prepare_remap, true, true },
-	{ "remap_pfn_range(), MAP_PRIVATE", kfp_prepare_private_remap, true, true },
-	{ "hole", kfp_prepare_hole, false, false },
+/* The answer to one request, for the tables below. */
+enum kfp_answer {
+	KFP_AS_NOW,	/* in kfp_memories[].linux_6_12: does not differ */
+	KFP_R,		/* a pfn, not writable */
+	KFP_W,		/* a pfn, writable */
+	KFP_FAULT,
+	KFP_RO_FAULT,
+	KFP_HWPOISON,
+	KFP_NEEDS_IO,
+	KFP_NOSLOT,
+	KFP_OTHER,
 };
 
+static const char *const kfp_answer_names[] = {
+	[KFP_R] = "read-only pfn",
+	[KFP_W] = "writable pfn",
+	[KFP_FAULT] = "FAULT",
+	[KFP_RO_FAULT] = "RO_FAULT",
+	[KFP_HWPOISON] = "HWPOISON",
+	[KFP_NEEDS_IO] = "NEEDS_IO",
+	[KFP_NOSLOT] = "NOSLOT",
+	[KFP_OTHER] = "other error",
+};
+
+static enum kfp_answer kfp_answer(const struct kvm_follow_pfn *kfp)
+{
+	switch (kfp->pfn) {
+	case KVM_PFN_ERR_FAULT:
+		return KFP_FAULT;
+	case KVM_PFN_ERR_RO_FAULT:
+		return KFP_RO_FAULT;
+	case KVM_PFN_ERR_HWPOISON:
+		return KFP_HWPOISON;
+	case KVM_PFN_ERR_NEEDS_IO:
+		return KFP_NEEDS_IO;
+	case KVM_PFN_NOSLOT:
+		return KFP_NOSLOT;
+	default:
+		if (is_error_noslot_pfn(kfp->pfn))
+			return KFP_OTHER;
+		return kfp->writable ? KFP_W : KFP_R;
+	}
+}
+
+/* The columns of kfp_memories[]. */
+enum kfp_column {
+	KFP_READ,
+	KFP_WRITE,
+	KFP_NOWAIT_READ,
+	KFP_NOWAIT_WRITE,
+	KFP_READ_ONLY_SLOT,
+	KFP_UNGUARDED_READ,
+	KFP_UNGUARDED_WRITE,
+	KFP_NR_COLUMNS,
+};
+
+/*
+ * The requests, and their answers, which are in a column, unless they do not
+ * depend on the memory.  Guarded reads may be answered with a writable pfn.
+ */
+static const struct {
+	const char *name;
+	unsigned int slot_flags;
+	unsigned int flags;
+	bool pin;
+	enum kfp_column column;
+	enum kfp_answer answer;
+} kfp_table_requests[] = {
+	{ "read", .column = KFP_READ },
+	{ "write", .flags = FOLL_WRITE, .column = KFP_WRITE },
+	{ "read, FOLL_NOWAIT", .flags = FOLL_NOWAIT,
+	  .column = KFP_NOWAIT_READ },
+	{ "write, FOLL_NOWAIT", .flags = FOLL_WRITE | FOLL_NOWAIT,
+	  .column = KFP_NOWAIT_WRITE },
+	{ "read of a read-only slot", .slot_flags = KVM_MEM_READONLY,
+	  .column = KFP_READ_ONLY_SLOT },
+	{ "write to a read-only slot", .slot_flags = KVM_MEM_READONLY,
+	  .flags = FOLL_WRITE, .answer = KFP_RO_FAULT },
+	{ "unguarded write to a read-only slot", .slot_flags = KVM_MEM_READONLY,
+	  .flags = FOLL_WRITE | FOLL_GET, .answer = KFP_RO_FAULT },
+	{ "read with a reference", .flags = FOLL_GET,
+	  .column = KFP_UNGUARDED_READ },
+	{ "write with a reference", .flags = FOLL_WRITE | FOLL_GET,
+	  .column = KFP_UNGUARDED_WRITE },
+	{ "read with a pin", .pin = true, .column = KFP_UNGUARDED_READ },
+	{ "write with a pin", .flags = FOLL_WRITE, .pin = true,
+	  .column = KFP_UNGUARDED_WRITE },
+	{ "read of an invalid slot", .slot_flags = KVM_MEMSLOT_INVALID,
+	  .answer = KFP_NOSLOT },
+	{ "write to an invalid slot", .slot_flags = KVM_MEMSLOT_INVALID,
+	  .flags = FOLL_WRITE, .answer = KFP_NOSLOT },
+	{ "write to an invalid read-only slot",
+	  .slot_flags = KVM_MEMSLOT_INVALID | KVM_MEM_READONLY,
+	  .flags = FOLL_WRITE, .answer = KFP_NOSLOT },
+};
+
+#define KFP_RW (PROT_READ | PROT_WRITE)
+
+/* Short, for rows that fit into a line. */
+#define R	KFP_R
+#define W	KFP_W
+#define FAULT	KFP_FAULT
+#define RO	KFP_RO_FAULT
+#define POISON	KFP_HWPOISON
+#define IO	KFP_NEEDS_IO
+#define ALL(x)	{ [0 ... KFP_NR_COLUMNS - 1] = x }
+
+/*
+ * The fast get_user_pages() does not find pages without mapping where it looks
+ * for secretmem, and then a read is not upgraded.
+ */
+#define MIXED	(IS_ENABLED(CONFIG_SECRETMEM) ? R : W)
+
+/*
+ * What is mapped, with all pages touched, from kfp_memory if mem.kind is set;
+ * which page is looked up; and the answers, in the order of enum kfp_column:
+ *
+ *	read, write, both with FOLL_NOWAIT, read of a read-only slot,
+ *	unguarded read, unguarded write
+ *
+ * followed by those of Linux 6.12, if any differs: __gfn_to_pfn_memslot(), with
+ * @async for FOLL_NOWAIT, and with @writable unless the request is unguarded.
+ */
+static const struct {
+	const char *name;
+	struct kfp_memory mem;
+	bool is_shmem;
+	unsigned long prot;
+	unsigned long flags;
+	bool is_touched;
+	bool is_hole;
+	int index;
+	enum kfp_answer answers[KFP_NR_COLUMNS];
+	enum kfp_answer linux_6_12[KFP_NR_COLUMNS];
+} kfp_memories[] = {
+	{ "anonymous", .prot = KFP_RW,
+	  .answers = { R, W, R, W, R, R, W } },
+	{ "anonymous, written", .prot = KFP_RW, .is_touched = true,
+	  .answers = { W, W, W, W, R, R, W } },
+	{ "anonymous, PROT_READ", .prot = PROT_READ,
+	  .answers = { R, FAULT, R, FAULT, R, R, FAULT } },
+	{ "anonymous, PROT_NONE", .prot = PROT_NONE, .answers = ALL(FAULT) },
+	{ "hole", .prot = KFP_RW, .is_hole = true, .answers = ALL(FAULT) },
+	{ "shmem", .is_shmem = true, .prot = KFP_RW, .flags = MAP_SHARED,
+	  .answers = { W, W, W, W, R, R, W } },
+	{ "shmem, MAP_PRIVATE", .is_shmem = true, .prot = KFP_RW,
+	  .flags = MAP_PRIVATE, .answers = { R, W, R, W, R, R, W } },
+	{ "shmem, MAP_PRIVATE, written", .is_shmem = true, .prot = KFP_RW,
+	  .flags = MAP_PRIVATE, .is_touched = true,
+	  .answers = { W, W, W, W, R, R, W } },
+	{ "shmem, PROT_READ", .is_shmem = true, .prot = PROT_READ,
+	  .flags = MAP_SHARED,
+	  .answers = { R, FAULT, R, FAULT, R, R, FAULT } },
+
+	{ "single pages", { &kfp_single }, .prot = KFP_RW, .flags = MAP_SHARED,
+	  .answers = { W, W, W, W, R, R, W } },
+	{ "compound page", { &kfp_compound }, .prot = KFP_RW,
+	  .flags = MAP_SHARED, .answers = { W, W, W, W, R, R, W } },
+	{ "VM_MIXEDMAP", { &kfp_mixedmap }, .prot = KFP_RW, .flags = MAP_SHARED,
+	  .answers = { MIXED, W, MIXED, W, R, R, W } },
+	/* "async" was set where nothing can be waited for. */
+	{ "VM_MIXEDMAP, special entries", { &kfp_mixedmap_special },
+	  .prot = KFP_RW, .flags = MAP_SHARED, .answers = ALL(FAULT),
+	  .linux_6_12 = { [KFP_NOWAIT_READ] = IO, [KFP_NOWAIT_WRITE] = IO } },
+
+	/* The handler waits, which VM_PFNMAP cannot do asynchronously. */
+	{ "single pages, handler waits",
+	  { &kfp_single, .nr_replies = 1, .reply = VM_FAULT_RETRY },
+	  .prot = KFP_RW, .flags = MAP_SHARED,
+	  .answers = { W, W, IO, IO, R, R, W } },
+	{ "VM_PFNMAP, handler waits",
+	  { &kfp_pfnmap, .nr_replies = 1, .reply = VM_FAULT_RETRY },
+	  .prot = KFP_RW, .flags = MAP_SHARED,
+	  .answers = { W, W, W, W, R, FAULT, FAULT },
+	  .linux_6_12 = { [KFP_UNGUARDED_READ] = R, [KFP_UNGUARDED_WRITE] = W } },
+
+	/* Again, "async" was set for what does not come. */
+	{ "single pages, SIGBUS",
+	  { &kfp_single, .nr_replies = 1000, .reply = VM_FAULT_SIGBUS },
+	  .prot = KFP_RW, .flags = MAP_SHARED, .answers = ALL(FAULT),
+	  .linux_6_12 = { [KFP_NOWAIT_READ] = IO, [KFP_NOWAIT_WRITE] = IO } },
+	{ "single pages, out of memory",
+	  { &kfp_single, .nr_replies = 1000, .reply = VM_FAULT_OOM },
+	  .prot = KFP_RW, .flags = MAP_SHARED, .answers = ALL(FAULT),
+	  .linux_6_12 = { [KFP_NOWAIT_READ] = IO, [KFP_NOWAIT_WRITE] = IO } },
+	{ "single pages, poison",
+	  { &kfp_single, .nr_replies = 1000, .reply = VM_FAULT_HWPOISON },
+	  .prot = KFP_RW, .flags = MAP_SHARED, .answers = ALL(POISON) },
+
+	/* fixup_user_fault() did not tell poison. */
+	{ "VM_PFNMAP, SIGBUS",
+	  { &kfp_pfnmap, .nr_replies = 1000, .reply = VM_FAULT_SIGBUS },
+	  .prot = KFP_RW, .flags = MAP_SHARED, .answers = ALL(FAULT) },
+	{ "VM_PFNMAP, out of memory",
+	  { &kfp_pfnmap, .nr_replies = 1000, .reply = VM_FAULT_OOM },
+	  .prot = KFP_RW, .flags = MAP_SHARED, .answers = ALL(FAULT) },
+	{ "VM_PFNMAP, poison",
+	  { &kfp_pfnmap, .nr_replies = 1000, .reply = VM_FAULT_HWPOISON },
+	  .prot = KFP_RW, .flags = MAP_SHARED,
+	  .answers = { POISON, POISON, POISON, POISON, POISON, FAULT, FAULT },
+	  .linux_6_12 = { FAULT, FAULT, FAULT, FAULT, FAULT } },
+
+	/* What cannot be referenced is refused, unless guarded. */
+	{ "VM_PFNMAP", { &kfp_pfnmap }, .prot = KFP_RW, .flags = MAP_SHARED,
+	  .answers = { W, W, W, W, R, FAULT, FAULT },
+	  .linux_6_12 = { [KFP_UNGUARDED_READ] = R, [KFP_UNGUARDED_WRITE] = W } },
+	{ "VM_PFNMAP, PTE present", { &kfp_pfnmap, .populate = true },
+	  .prot = KFP_RW, .flags = MAP_SHARED,
+	  .answers = { W, W, W, W, R, FAULT, FAULT },
+	  .linux_6_12 = { [KFP_UNGUARDED_READ] = R, [KFP_UNGUARDED_WRITE] = W } },
+	{ "VM_PFNMAP, single pages", { &kfp_pfnmap_single },
+	  .prot = KFP_RW, .flags = MAP_SHARED,
+	  .answers = { W, W, W, W, R, FAULT, FAULT },
+	  .linux_6_12 = { [KFP_UNGUARDED_READ] = R, [KFP_UNGUARDED_WRITE] = W } },
+	{ "VM_PFNMAP, reserved pages", { &kfp_pfnmap_reserved },
+	  .prot = KFP_RW, .flags = MAP_SHARED,
+	  .answers = { W, W, W, W, R, FAULT, FAULT },
+	  .linux_6_12 = { [KFP_UNGUARDED_READ] = R, [KFP_UNGUARDED_WRITE] = W } },
+	{ "VM_PFNMAP, no struct page", { &kfp_pageless },
+	  .prot = KFP_RW, .flags = MAP_SHARED,
+	  .answers = { W, W, W, W, R, FAULT, FAULT },
+	  .linux_6_12 = { [KFP_UNGUARDED_READ] = R, [KFP_UNGUARDED_WRITE] = W } },
+	{ "VM_IO", { &kfp_io }, .prot = KFP_RW, .flags = MAP_SHARED,
+	  .answers = { W, W, W, W, R, FAULT, FAULT },
+	  .linux_6_12 = { [KFP_UNGUARDED_READ] = R, [KFP_UNGUARDED_WRITE] = W } },
+	{ "remap_pfn_range()", { &kfp_remap }, .prot = KFP_RW,
+	  .flags = MAP_SHARED, .answers = { W, W, W, W, R, FAULT, FAULT },
+	  .linux_6_12 = { [KFP_UNGUARDED_READ] = R, [KFP_UNGUARDED_WRITE] = W } },
+
+	/* Tails have no count that a reference could be added to. */
+	{ "VM_PFNMAP, tail", { &kfp_pfnmap }, .prot = KFP_RW,
+	  .flags = MAP_SHARED, .index = 1,
+	  .answers = { W, W, W, W, R, FAULT, FAULT },
+	  .linux_6_12 = { FAULT, FAULT, FAULT, FAULT, FAULT } },
+	{ "VM_PFNMAP, tail of a compound page", { &kfp_pfnmap_compound },
+	  .prot = KFP_RW, .flags = MAP_SHARED, .index = 1,
+	  .answers = { W, W, W, W, R, FAULT, FAULT },
+	  .linux_6_12 = { FAULT, FAULT, FAULT, FAULT, FAULT } },
+
+	/* A PTE that goes away at once, or is never made, was the end. */
+	{ "VM_PFNMAP, no PTE after the first fault",
+	  { &kfp_pfnmap, .nr_replies = 1, .reply = VM_FAULT_NOPAGE },
+	  .prot = KFP_RW, .flags = MAP_SHARED,
+	  .answers = { W, W, W, W, R, FAULT, FAULT },
+	  .linux_6_12 = { FAULT, FAULT, FAULT, FAULT, FAULT } },
+
+	/* The owner was not asked for the permission to write. */
+	{ "VM_PFNMAP, pfn_mkwrite", { &kfp_pfnmap, .use_mkwrite = true },
+	  .prot = KFP_RW, .flags = MAP_SHARED,
+	  .answers = { R, W, R, W, R, FAULT, FAULT },
+	  .linux_6_12 = { [KFP_WRITE] = RO, [KFP_NOWAIT_WRITE] = RO,
+			  [KFP_UNGUARDED_READ] = R, [KFP_UNGUARDED_WRITE] = RO } },
+	{ "VM_PFNMAP, pfn_mkwrite insists on read-only",
+	  { &kfp_pfnmap, .use_mkwrite = true, .mkwrite_reply = VM_FAULT_NOPAGE },
+	  .prot = KFP_RW, .flags = MAP_SHARED,
+	  .answers = { R, RO, R, RO, R, FAULT, FAULT },
+	  .linux_6_12 = { [KFP_UNGUARDED_READ] = R, [KFP_UNGUARDED_WRITE] = RO } },
+	{ "remap_pfn_range(), MAP_PRIVATE", { &kfp_remap }, .prot = KFP_RW,
+	  .flags = MAP_PRIVATE, .answers = { R, W, R, W, R, FAULT, FAULT },
+	  .linux_6_12 = { [KFP_WRITE] = RO, [KFP_NOWAIT_WRITE] = RO,
+			  [KFP_UNGUARDED_READ] = R, [KFP_UNGUARDED_WRITE] = RO } },
+	/* get_user_pages() finds the copy, if only for writing. */
+	{ "remap_pfn_range(), MAP_PRIVATE, written", { &kfp_remap },
+	  .prot = KFP_RW, .flags = MAP_PRIVATE, .is_touched = true,
+	  .answers = { W, W, W, W, R, FAULT, W },
+	  .linux_6_12 = { [KFP_UNGUARDED_READ] = R } },
+
+	/* The answer to a write depended on the PTE. */
+	{ "VM_PFNMAP, PROT_READ", { &kfp_pfnmap }, .prot = PROT_READ,
+	  .flags = MAP_SHARED, .answers = { R, RO, R, RO, R, FAULT, RO },
+	  .linux_6_12 = { [KFP_WRITE] = FAULT, [KFP_NOWAIT_WRITE] = FAULT,
+			  [KFP_UNGUARDED_READ] = R, [KFP_UNGUARDED_WRITE] = FAULT } },
+	{ "VM_PFNMAP, PROT_READ, PTE present",
+	  { &kfp_pfnmap, .populate = true }, .prot = PROT_READ,
+	  .flags = MAP_SHARED, .answers = { R, RO, R, RO, R, FAULT, RO },
+	  .linux_6_12 = { [KFP_UNGUARDED_READ] = R } },
+
+	/* With a PTE, VM_READ was not required. */
+	{ "VM_PFNMAP, PROT_NONE", { &kfp_pfnmap }, .prot = PROT_NONE,
+	  .flags = MAP_SHARED, .answers = ALL(FAULT) },
+	{ "VM_PFNMAP, PROT_NONE, PTE present",
+	  { &kfp_pfnmap, .populate = true }, .prot = PROT_NONE,
+	  .flags = MAP_SHARED, .answers = ALL(FAULT),
+	  .linux_6_12 = { R, RO, R, RO, R, R, RO } },
+	{ "VM_PFNMAP, PROT_WRITE", { &kfp_pfnmap }, .prot = PROT_WRITE,
+	  .flags = MAP_SHARED,
+	  .answers = { FAULT, W, FAULT, W, FAULT, FAULT, FAULT },
+	  .linux_6_12 = { [KFP_UNGUARDED_WRITE] = W } },
+	{ "VM_PFNMAP, PROT_WRITE, PTE present",
+	  { &kfp_pfnmap, .populate = true }, .prot = PROT_WRITE,
+	  .flags = MAP_SHARED,
+	  .answers = { FAULT, W, FAULT, W, FAULT, FAULT, FAULT },
+	  .linux_6_12 = { [KFP_READ] = W, [KFP_NOWAIT_READ] = W,
+			  [KFP_READ_ONLY_SLOT] = R,
+			  [KFP_UNGUARDED_READ] = R, [KFP_UNGUARDED_WRITE] = W } },
+};
+
+#undef R
+#undef W
+#undef FAULT
+#undef RO
+#undef POISON
+#undef IO
+#undef ALL
+#undef MIXED
+
 KUNIT_ARRAY_PARAM_DESC(kfp_memory, kfp_memories, name);
+
+static void kfp_prepare(struct kunit *test)
+{
+	const typeof(kfp_memories[0]) *memory = test->param_value;
+	struct kfp_env *env = test->priv;
+	int i;
+
+	if (memory->mem.kind) {
+		env->mem = memory->mem;
+		kfp_alloc_memory(test, memory->mem.kind);
+		kfp_map_memory(test, memory->prot, memory->flags);
+	} else if (memory->is_shmem) {
+		kfp_map_shmem(test, memory->prot, memory->flags);
+	} else {
+		kfp_map_anon(test, memory->prot);
+	}
+
+	for (i = 0; memory->is_touched && i < KFP_PAGES; i++)
+		kfp_touch(test, i);
+	if (memory->is_hole)
+		KUNIT_ASSERT_EQ(test, 0, vm_munmap(kfp_hva(test, 0), KFP_SIZE));
+}
+
+/* No lookup shall see what another one has faulted in. */
+KFP_TEST(kfp_each_memory_answers_each_request_as_listed)
+{
+	const typeof(kfp_memories[0]) *memory = test->param_value;
+	struct kfp_env *env = test->priv;
+	enum kfp_answer expected;
+	struct kvm_follow_pfn kfp;
+	int i;
+
+	kvm_allow_unsafe_mappings = false;
+
+	for (i = 0; i < ARRAY_SIZE(kfp_table_requests); i++) {
+		const typeof(kfp_table_requests[0]) *r = &kfp_table_requests[i];
+
+		kfp_prepare(test);
+		env->slot.flags = r->slot_flags;
+		if (r->pin)
+			kfp = kfp_pin(test, memory->index, r->flags);
+		else if (r->flags & FOLL_GET)
+			kfp = kfp_get(test, memory->index, r->flags);
+		else
+			kfp = kfp_guarded(test, memory->index, r->flags);
+		kfp.allow_write_mapping = kfp.guarded_by_mmu_notifier;
+
+		kfp_lookup(test, &kfp);
+		kfp_release(&kfp, false);
+		expected = r->answer ?: memory->answers[r->column];
+		KUNIT_EXPECT_STREQ_MSG(test, kfp_answer_names[kfp_answer(&kfp)],
+				       kfp_answer_names[expected], "%s", r->name);
+		kfp_drop_memory(test);
+	}
+
+	for (i = 0; i < KFP_NR_COLUMNS; i++)
+		KUNIT_EXPECT_NE_MSG(test, memory->linux_6_12[i], memory->answers[i],
+				    "not a difference, column %d", i);
+}
 
 /* A plain walk: get_user_pages() if possible, else the page tables. */
 static kvm_pfn_t kfp_reference_walk(unsigned long hva, bool write)
@@ -1861,13 +2330,15 @@ static void kfp_expect_as_reference(struct kunit *test, int index, bool write)
 	unsigned int flags = write ? FOLL_WRITE : 0;
 	struct kvm_follow_pfn kfp = kfp_guarded(test, index, flags);
 	kvm_pfn_t pfn, expected;
+	enum kfp_answer answer;
 
 	/* Absent, if this is the first access. */
 	pfn = kfp_probe_or_fault(test, kfp);
 	expected = kfp_reference_walk(kfp_hva(test, index), write);
 	KUNIT_EXPECT_EQ(test, pfn, expected);
+	answer = memory->answers[write ? KFP_WRITE : KFP_READ];
 	KUNIT_EXPECT_EQ(test, expected != KVM_PFN_ERR_FAULT,
-			write ? memory->write : memory->read);
+			answer == KFP_R || answer == KFP_W);
 
 	KUNIT_EXPECT_EQ(test, kfp_probe_or_fault(test, kfp), expected);
 	kfp.allow_write_mapping = true;
@@ -1885,12 +2356,11 @@ static void kfp_expect_as_reference(struct kunit *test, int index, bool write)
 
 KFP_TEST(kfp_all_routes_agree_with_a_reference_walk)
 {
-	const typeof(kfp_memories[0]) *memory = test->param_value;
 	int i;
 
 	/* References can then be asked for everywhere. */
 	kvm_allow_unsafe_mappings = true;
-	memory->prepare(test);
+	kfp_prepare(test);
 
 	for (i = 0; i < KFP_PAGES; i++) {
 		/* The last page is written before it is read. */
@@ -1915,6 +2385,8 @@ static int kfp_test_init(struct kunit *test)
 				   kfp_count_misuse);
 	kunit_activate_static_stub(test, kvm_follow_pfn_can_be_guarded,
 				   kfp_can_be_guarded);
+	kunit_activate_static_stub(test, kvm_follow_pfn_ask_guest_memfd,
+				   kfp_ask_guest_memfd);
 
 	return 0;
 }
@@ -1978,6 +2450,14 @@ static struct kunit_case kfp_test_cases[] = {
 	KUNIT_CASE_PARAM(kfp_write_only_pfnmap_vma_cannot_be_read,
 			 kfp_pte_state_gen_params),
 	KUNIT_CASE(kfp_special_pte_outside_of_pfnmap_is_a_fault),
+	KUNIT_CASE(kfp_private_memory_is_that_of_guest_memfd),
+	KUNIT_CASE(kfp_private_memory_is_held_if_asked),
+	KUNIT_CASE(kfp_private_memory_needs_no_hva),
+	KUNIT_CASE_PARAM(kfp_errno_of_guest_memfd_is_passed_on,
+			 kfp_gmem_error_gen_params),
+	KUNIT_CASE(kfp_private_gfn_without_guest_memfd_is_efault),
+	KUNIT_CASE(kfp_private_gfn_obeys_the_flags_of_the_slot),
+	KUNIT_CASE(kfp_shared_gfn_with_guest_memfd_is_that_of_the_hva),
 	KUNIT_CASE(kfp_batch_finds_neighbours_and_holds_nothing),
 	KUNIT_CASE(kfp_batch_ends_with_the_slot),
 	KUNIT_CASE(kfp_batch_stops_at_absent_memory_and_faults_nothing_in),
@@ -1994,6 +2474,8 @@ static struct kunit_case kfp_test_cases[] = {
 	KUNIT_CASE(kfp_mark_page_takes_null_for_memory_without_references),
 	KUNIT_CASE(kfp_release_marks_and_puts_what_is_held_only),
 	KUNIT_CASE(kfp_release_of_a_pin_marks_and_unpins),
+	KUNIT_CASE_PARAM(kfp_each_memory_answers_each_request_as_listed,
+			 kfp_memory_gen_params),
 	KUNIT_CASE_PARAM(kfp_all_routes_agree_with_a_reference_walk,
 			 kfp_memory_gen_params),
 	{}

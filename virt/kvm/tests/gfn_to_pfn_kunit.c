@@ -17,109 +17,31 @@
 
 /* Which of the pages of a kind shall be mapped, and with a reference. */
 struct g2p_kind {
-	struct kfp_kind kind;
+	const struct kfp_kind *kind;
 	bool maps_head;
 	bool maps_tail;
 	bool is_refcounted;
 };
 
 static const struct g2p_kind g2p_kinds[] = {
-	{
-		.kind = {
-			.name = "single pages",
-			.source = KFP_SINGLE_PAGES,
-			.insert = KFP_BY_PAGE,
-		},
-		.maps_head = true,
-		.maps_tail = true,
-		.is_refcounted = true,
-	}, {
-		.kind = {
-			.name = "VM_MIXEDMAP, normal pages",
-			.source = KFP_SINGLE_PAGES,
-			.insert = KFP_BY_INSERT_PAGE,
-			.vm_flags = VM_MIXEDMAP,
-		},
-		.maps_head = true,
-		.maps_tail = true,
-		.is_refcounted = true,
-	}, {
-		/* The reference of get_user_pages() must not be leaked. */
-		.kind = {
-			.name = "VM_MIXEDMAP, reserved pages",
-			.source = KFP_RESERVED,
-			.insert = KFP_BY_INSERT_PAGE,
-			.vm_flags = VM_MIXEDMAP,
-		},
-		.maps_head = true,
-		.maps_tail = true,
-	}, {
-		.kind = {
-			.name = "VM_PFNMAP, single refcounted pages",
-			.source = KFP_SINGLE_PAGES,
-			.insert = KFP_BY_INSERT_PFN,
-			.vm_flags = VM_PFNMAP,
-		},
-		.maps_head = true,
-		.maps_tail = true,
-		.is_refcounted = true,
-	}, {
-		/* The tails have nothing that can be counted. */
-		.kind = {
-			.name = "VM_PFNMAP, high order, not compound",
-			.source = KFP_HIGH_ORDER,
-			.insert = KFP_BY_INSERT_PFN,
-			.vm_flags = VM_IO | VM_PFNMAP,
-		},
-		.maps_head = true,
-		.is_refcounted = true,
-	}, {
-		.kind = {
-			.name = "VM_PFNMAP, reserved pages",
-			.source = KFP_RESERVED,
-			.insert = KFP_BY_INSERT_PFN,
-			.vm_flags = VM_PFNMAP,
-		},
-		.maps_head = true,
-		.maps_tail = true,
-	}, {
-		.kind = {
-			.name = "VM_PFNMAP, no struct page",
-			.source = KFP_PAGELESS,
-			.insert = KFP_BY_INSERT_PFN,
-			.vm_flags = VM_IO | VM_PFNMAP,
-		},
-		.maps_head = true,
-		.maps_tail = true,
-	},
+	/*			  head   tail   refcounted */
+	{ &kfp_single,		  true,  true,  true },
+	{ &kfp_mixedmap,	  true,  true,  true },
+	/* The reference of get_user_pages() must not be leaked. */
+	{ &kfp_mixedmap_reserved, true,  true,  false },
+	{ &kfp_pfnmap_single,	  true,  true,  true },
+	/* The tails have nothing that can be counted. */
+	{ &kfp_pfnmap,		  true,  false, true },
+	{ &kfp_pfnmap_reserved,	  true,  true,  false },
+	{ &kfp_pageless,	  true,  true,  false },
 };
 
 static void g2p_kind_desc(const struct g2p_kind *k, char *desc)
 {
-	strscpy(desc, k->kind.name, KUNIT_PARAM_DESC_SIZE);
+	strscpy(desc, k->kind->name, KUNIT_PARAM_DESC_SIZE);
 }
 
 KUNIT_ARRAY_PARAM(g2p, g2p_kinds, g2p_kind_desc);
-
-static const struct kfp_kind g2p_single = {
-	.name = "single pages",
-	.source = KFP_SINGLE_PAGES,
-	.insert = KFP_BY_PAGE,
-};
-
-static const struct kfp_kind g2p_pfnmap = {
-	.name = "VM_PFNMAP",
-	.source = KFP_SINGLE_PAGES,
-	.insert = KFP_BY_INSERT_PFN,
-	.vm_flags = VM_PFNMAP,
-};
-
-static const struct kfp_kind g2p_pageless = {
-	.name = "VM_PFNMAP, no struct page",
-	.source = KFP_PAGELESS,
-	.insert = KFP_BY_INSERT_PFN,
-	.vm_flags = VM_IO | VM_PFNMAP,
-};
 
 /* What is asked, but for the slot and the gfn. */
 struct g2p_args {
@@ -196,7 +118,7 @@ KFP_TEST(g2p_reference_is_what_the_page_looks_like)
 
 	/* The parameter is for callers that say what they do. */
 	kvm_allow_unsafe_mappings = false;
-	kfp_map_shared(test, &k->kind);
+	kfp_map_shared(test, k->kind);
 
 	for (i = 0; i < KFP_PAGES; i++) {
 		if (i ? k->maps_tail : k->maps_head) {
@@ -265,7 +187,7 @@ KFP_TEST(g2p_read_of_pfnmap_is_writable_if_asked)
 	struct kfp_env *env = test->priv;
 	bool writable = false;
 
-	kfp_map_shared(test, &g2p_pageless);
+	kfp_map_shared(test, &kfp_pageless);
 	KUNIT_EXPECT_EQ(test, g2p(test, 1, (struct g2p_args) {}, NULL, &writable, NULL),
 			env->mem.pfn[1]);
 	KUNIT_EXPECT_TRUE(test, writable);
@@ -318,7 +240,7 @@ KFP_TEST(g2p_error_of_a_fault_handler_is_passed_on)
 {
 	struct kfp_env *env = test->priv;
 
-	kfp_map_shared(test, &g2p_single);
+	kfp_map_shared(test, &kfp_single);
 	env->mem.nr_replies = 2;
 	env->mem.reply = VM_FAULT_HWPOISON;
 	KUNIT_EXPECT_EQ(test, g2p_write(test, 0), KVM_PFN_ERR_HWPOISON);
@@ -333,7 +255,7 @@ KFP_TEST(g2p_async_says_that_the_lookup_would_wait)
 	struct kfp_env *env = test->priv;
 	bool async = false;
 
-	kfp_map_shared(test, &g2p_single);
+	kfp_map_shared(test, &kfp_single);
 	env->mem.reply = VM_FAULT_RETRY;
 	env->mem.nr_replies = 1;
 
@@ -348,6 +270,14 @@ KFP_TEST(g2p_async_says_that_the_lookup_would_wait)
 			env->mem.pfn[0]);
 	KUNIT_EXPECT_FALSE(test, async);
 	kvm_release_pfn_clean(env->mem.pfn[0]);
+
+	/* The caller's value is left alone otherwise. */
+	async = true;
+	KUNIT_EXPECT_EQ(test, g2p(test, 0, (struct g2p_args) { .write = true },
+				  &async, NULL, NULL),
+			env->mem.pfn[0]);
+	KUNIT_EXPECT_TRUE(test, async);
+	kvm_release_pfn_clean(env->mem.pfn[0]);
 }
 
 KFP_TEST(g2p_atomic_faults_nothing_in)
@@ -355,7 +285,7 @@ KFP_TEST(g2p_atomic_faults_nothing_in)
 	const struct g2p_args args = { .atomic = true, .write = true };
 	struct kfp_env *env = test->priv;
 
-	kfp_map_shared(test, &g2p_single);
+	kfp_map_shared(test, &kfp_single);
 	KUNIT_EXPECT_EQ(test, g2p(test, 0, args, NULL, NULL, NULL),
 			KVM_PFN_ERR_FAULT);
 	KUNIT_EXPECT_EQ(test, env->mem.faults, 0);
@@ -371,7 +301,7 @@ KFP_TEST(g2p_only_an_interruptible_lookup_ends_with_a_signal)
 	const struct g2p_args args = { .interruptible = true, .write = true };
 	struct kfp_env *env = test->priv;
 
-	kfp_map_shared(test, &g2p_single);
+	kfp_map_shared(test, &kfp_single);
 	allow_signal(SIGUSR1);
 	env->mem.signal = SIGUSR1;
 	env->mem.reply = VM_FAULT_RETRY;
@@ -408,7 +338,7 @@ KFP_TEST(g2p_slot_is_found_by_gfn)
 	bool writable = false;
 	struct page *page;
 
-	kfp_map_shared(test, &g2p_single);
+	kfp_map_shared(test, &kfp_single);
 	g2p_add_slot(test);
 
 	KUNIT_EXPECT_EQ(test, gfn_to_pfn(env->kvm, KFP_GFN + 2), env->mem.pfn[2]);
@@ -431,11 +361,39 @@ KFP_TEST(g2p_slot_is_found_by_gfn)
 	KUNIT_EXPECT_TRUE(test, is_error_page(gfn_to_page(env->kvm, KFP_GFN - 1)));
 }
 
+/* Whether the lookup of a page has written to it, having released the page. */
+static bool g2p_has_written(kvm_pfn_t pfn)
+{
+	bool written = !is_error_noslot_pfn(pfn) && !is_zero_pfn(pfn);
+
+	kvm_release_pfn_clean(pfn);
+	return written;
+}
+
+KFP_TEST(g2p_lookup_by_gfn_writes_unless_told_otherwise)
+{
+	struct kfp_env *env = test->priv;
+	bool writable = true;
+
+	kfp_map_anon(test, PROT_READ | PROT_WRITE);
+	g2p_add_slot(test);
+
+	KUNIT_EXPECT_TRUE(test, g2p_has_written(gfn_to_pfn(env->kvm, KFP_GFN)));
+	KUNIT_EXPECT_TRUE(test, g2p_has_written(gfn_to_pfn_memslot(&env->slot,
+								   KFP_GFN + 1)));
+	KUNIT_EXPECT_FALSE(test, g2p_has_written(gfn_to_pfn_prot(env->kvm, KFP_GFN + 2,
+								 false, &writable)));
+	KUNIT_EXPECT_FALSE(test, writable);
+	KUNIT_EXPECT_TRUE(test, g2p_has_written(gfn_to_pfn_prot(env->kvm, KFP_GFN + 2,
+								true, &writable)));
+	KUNIT_EXPECT_TRUE(test, writable);
+}
+
 KFP_TEST(g2p_page_is_refcounted_or_an_error)
 {
 	struct kfp_env *env = test->priv;
 
-	kfp_map_shared(test, &g2p_pfnmap);
+	kfp_map_shared(test, &kfp_pfnmap_single);
 	g2p_add_slot(test);
 	KUNIT_EXPECT_PTR_EQ(test, gfn_to_page(env->kvm, KFP_GFN), env->mem.page[0]);
 	KUNIT_EXPECT_EQ(test, page_ref_count(env->mem.page[0]), 2);
@@ -450,7 +408,7 @@ KFP_TEST(g2p_page_of_memory_without_pages_is_an_error)
 {
 	struct kfp_env *env = test->priv;
 
-	kfp_map_shared(test, &g2p_pageless);
+	kfp_map_shared(test, &kfp_pageless);
 	g2p_add_slot(test);
 	KUNIT_EXPECT_TRUE(test, is_error_page(gfn_to_page(env->kvm, KFP_GFN)));
 }
@@ -460,7 +418,7 @@ KFP_TEST(g2p_set_marks_pages_that_are_not_reserved)
 	struct kfp_env *env = test->priv;
 	struct page *page;
 
-	kfp_alloc_memory(test, &g2p_single);
+	kfp_alloc_memory(test, &kfp_single);
 	page = env->mem.page[0];
 
 	kvm_set_pfn_accessed(env->mem.pfn[0]);
@@ -480,6 +438,34 @@ KFP_TEST(g2p_set_marks_pages_that_are_not_reserved)
 	ClearPageReserved(page);
 }
 
+static void g2p_set_ignores_memory_without_pages(struct kunit *test)
+{
+	struct kfp_env *env = test->priv;
+
+	kfp_alloc_memory(test, &kfp_pageless);
+	kvm_set_pfn_accessed(env->mem.pfn[0]);
+	kvm_set_pfn_dirty(env->mem.pfn[0]);
+}
+
+#ifdef CONFIG_ZONE_DEVICE
+static void g2p_reserved_page_of_zone_device_is_refcounted(struct kunit *test)
+{
+	struct kfp_env *env = test->priv;
+	enum zone_type zone;
+	struct page *page;
+
+	kfp_alloc_memory(test, &kfp_mixedmap_reserved);
+	page = env->mem.page[0];
+	zone = page_zonenum(page);
+	KUNIT_EXPECT_NULL(test, kvm_pfn_to_refcounted_page(env->mem.pfn[0]));
+
+	/* Put no reference meanwhile: that needs a pgmap. */
+	set_page_zone(page, ZONE_DEVICE);
+	KUNIT_EXPECT_PTR_EQ(test, kvm_pfn_to_refcounted_page(env->mem.pfn[0]), page);
+	set_page_zone(page, zone);
+}
+#endif
+
 static struct kunit_case g2p_test_cases[] = {
 	KUNIT_CASE_PARAM(g2p_reference_is_what_the_page_looks_like, g2p_gen_params),
 	KUNIT_CASE(g2p_reference_to_the_zero_page_is_released),
@@ -492,9 +478,14 @@ static struct kunit_case g2p_test_cases[] = {
 	KUNIT_CASE(g2p_atomic_faults_nothing_in),
 	KUNIT_CASE(g2p_only_an_interruptible_lookup_ends_with_a_signal),
 	KUNIT_CASE(g2p_slot_is_found_by_gfn),
+	KUNIT_CASE(g2p_lookup_by_gfn_writes_unless_told_otherwise),
 	KUNIT_CASE(g2p_page_is_refcounted_or_an_error),
 	KUNIT_CASE(g2p_page_of_memory_without_pages_is_an_error),
 	KUNIT_CASE(g2p_set_marks_pages_that_are_not_reserved),
+	KUNIT_CASE(g2p_set_ignores_memory_without_pages),
+#ifdef CONFIG_ZONE_DEVICE
+	KUNIT_CASE(g2p_reserved_page_of_zone_device_is_refcounted),
+#endif
 	{}
 };
 

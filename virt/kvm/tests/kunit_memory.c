@@ -20,6 +20,69 @@
 #include "../kvm_mm.h"
 #include "kunit_memory.h"
 
+/* Kinds of memory that more than one suite maps. */
+
+const struct kfp_kind kfp_single = {
+	.name = "single pages",
+	.source = KFP_SINGLE_PAGES,
+	.insert = KFP_BY_PAGE,
+};
+
+const struct kfp_kind kfp_compound = {
+	.name = "compound page",
+	.source = KFP_COMPOUND,
+	.insert = KFP_BY_PAGE,
+};
+
+const struct kfp_kind kfp_mixedmap = {
+	.name = "VM_MIXEDMAP, normal pages",
+	.source = KFP_SINGLE_PAGES,
+	.insert = KFP_BY_INSERT_PAGE,
+	.vm_flags = VM_MIXEDMAP,
+};
+
+const struct kfp_kind kfp_mixedmap_reserved = {
+	.name = "VM_MIXEDMAP, reserved pages",
+	.source = KFP_RESERVED,
+	.insert = KFP_BY_INSERT_PAGE,
+	.vm_flags = VM_MIXEDMAP,
+};
+
+const struct kfp_kind kfp_pfnmap = {
+	.name = "VM_PFNMAP, high order, not compound",
+	.source = KFP_HIGH_ORDER,
+	.insert = KFP_BY_INSERT_PFN,
+	.vm_flags = VM_PFNMAP,
+};
+
+const struct kfp_kind kfp_pfnmap_single = {
+	.name = "VM_PFNMAP, single refcounted pages",
+	.source = KFP_SINGLE_PAGES,
+	.insert = KFP_BY_INSERT_PFN,
+	.vm_flags = VM_PFNMAP,
+};
+
+const struct kfp_kind kfp_pfnmap_compound = {
+	.name = "VM_PFNMAP, compound page",
+	.source = KFP_COMPOUND,
+	.insert = KFP_BY_INSERT_PFN,
+	.vm_flags = VM_PFNMAP,
+};
+
+const struct kfp_kind kfp_pfnmap_reserved = {
+	.name = "VM_PFNMAP, reserved pages",
+	.source = KFP_RESERVED,
+	.insert = KFP_BY_INSERT_PFN,
+	.vm_flags = VM_PFNMAP,
+};
+
+const struct kfp_kind kfp_pageless = {
+	.name = "VM_PFNMAP, no struct page",
+	.source = KFP_PAGELESS,
+	.insert = KFP_BY_INSERT_PFN,
+	.vm_flags = VM_IO | VM_PFNMAP,
+};
+
 /* The scripted mapping. */
 
 static vm_fault_t kfp_map_page(struct vm_fault *vmf, struct kfp_memory *mem)
@@ -259,6 +322,16 @@ void kfp_map_shmem(struct kunit *test, unsigned long prot,
 	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, kfp_fput, file));
 
 	kfp_map_file(test, file, prot, flags);
+}
+
+/* Undo all of the above, so that the test can go on with other memory. */
+void kfp_drop_memory(struct kunit *test)
+{
+	struct kfp_env *env = test->priv;
+
+	vm_munmap(0, TASK_SIZE);
+	kfp_free_memory(&env->mem);
+	env->mem = (struct kfp_memory) {};
 }
 
 unsigned long kfp_hva(struct kunit *test, int index)

@@ -49,6 +49,12 @@ struct kfp_kind {
 	vm_flags_t vm_flags;
 };
 
+extern const struct kfp_kind kfp_single, kfp_compound;
+extern const struct kfp_kind kfp_mixedmap, kfp_mixedmap_reserved;
+extern const struct kfp_kind kfp_pfnmap, kfp_pfnmap_single;
+extern const struct kfp_kind kfp_pfnmap_compound, kfp_pfnmap_reserved;
+extern const struct kfp_kind kfp_pageless;
+
 /* What is behind a mapping, and what its fault handler shall do. */
 struct kfp_memory {
 	const struct kfp_kind *kind;
@@ -91,6 +97,9 @@ struct kfp_env {
 	/* For the static stubs. */
 	bool can_be_guarded;
 	unsigned int misuses;
+	int gmem_err;
+	int gmem_order;
+	unsigned int gmem_calls;
 };
 
 static_assert(KFP_PAGES == 1 << KFP_ORDER);
@@ -111,6 +120,7 @@ void kfp_map_shared(struct kunit *test, const struct kfp_kind *kind);
 void kfp_map_anon(struct kunit *test, unsigned long prot);
 void kfp_map_shmem(struct kunit *test, unsigned long prot,
 		   unsigned long flags);
+void kfp_drop_memory(struct kunit *test);
 void kfp_detach(struct kfp_env *env);
 
 unsigned long kfp_hva(struct kunit *test, int index);

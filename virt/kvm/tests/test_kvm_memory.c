@@ -11,6 +11,7 @@
 
 #include <linux/bitmap.h>
 #include <linux/delay.h>
+#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/io.h>
 #include <linux/miscdevice.h>
@@ -19,7 +20,9 @@
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
 #include <linux/pfn_t.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
+#include <linux/tracepoint.h>
 #include <linux/uaccess.h>
 
 #include "test_kvm_memory_uapi.h"
@@ -46,8 +49,9 @@ struct tkm_region {
 	struct address_space mapping;
 
 	/*
-	 * Serializes creation, and TKM_EXCHANGE with the fault handler.  But for
-	 * TKM_EXCHANGE all values below are constant once @created.
+	 * Serializes creation, TKM_LOOKUP_DELAY, and TKM_EXCHANGE with the fault
+	 * handler.  But for TKM_EXCHANGE all values down to @kaddr are constant
+	 * once @created.
 	 */
 	struct mutex lock;
 	bool created;
@@ -65,9 +69,17 @@ struct tkm_region {
 	/* These change at any time. */
 	unsigned long *poisoned;
 	u32 delay_us;
+	u32 broken;
 	atomic64_t faults;
 	atomic64_t write_faults;
 	atomic64_t mkwrites;
+
+	/* The tracepoint is NULL until TKM_LOOKUP_DELAY is first used. */
+	struct tracepoint *lookup_tp;
+	pid_t lookup_tgid;
+	u32 lookup_delay_us;
+	atomic64_t lookups;
+	atomic64_t lookups_done;
 };
 
 static bool tkm_is_pfnmap(u32 kind)
@@ -379,22 +391,28 @@ static u32 tkm_page_flags(const struct page *page)
 		flags |= TKM_PAGE_ACTIVE;
 	if (test_bit(PG_reserved, &page->flags))
 		flags |= TKM_PAGE_RESERVED;
+	if (test_bit(PG_lru, &page->flags))
+		flags |= TKM_PAGE_LRU;
+	if (PageHWPoison(page))
+		flags |= TKM_PAGE_HWPOISON;
 
 	return flags;
 }
 
-static void tkm_describe_page(struct tkm_region *region, u32 index,
-			      struct tkm_page *desc)
+static void tkm_describe_pfn(unsigned long pfn, struct tkm_page *desc)
 {
-	desc->pfn = tkm_pfn(region, index);
-	if (!region->pages) {
+	struct page *page;
+
+	desc->pfn = pfn;
+	if (!pfn_valid(pfn)) {
 		desc->refcount = -1;
 		desc->flags = TKM_PAGE_NONE;
 		return;
 	}
 
-	desc->refcount = page_ref_count(region->pages[index]);
-	desc->flags = tkm_page_flags(region->pages[index]);
+	page = pfn_to_page(pfn);
+	desc->refcount = page_ref_count(page);
+	desc->flags = tkm_page_flags(page);
 }
 
 static int tkm_counts(struct tkm_region *region, void __user *argp)
@@ -412,7 +430,7 @@ static int tkm_counts(struct tkm_region *region, void __user *argp)
 
 	pages = u64_to_user_ptr(cmd.pages);
 	for (i = 0; i < cmd.nr; i++) {
-		tkm_describe_page(region, cmd.first + i, &desc);
+		tkm_describe_pfn(tkm_pfn(region, cmd.first + i), &desc);
 		if (copy_to_user(&pages[i], &desc, sizeof(desc)))
 			return -EFAULT;
 		cond_resched();
@@ -444,6 +462,82 @@ static int tkm_lookup(void __user *argp)
 	return copy_to_user(argp, &cmd, sizeof(cmd)) ? -EFAULT : 0;
 }
 
+static int tkm_describe(void __user *argp)
+{
+	struct tkm_page desc;
+
+	if (copy_from_user(&desc, argp, sizeof(desc)))
+		return -EFAULT;
+
+	tkm_describe_pfn(desc.pfn, &desc);
+	return copy_to_user(argp, &desc, sizeof(desc)) ? -EFAULT : 0;
+}
+
+/* Return the folio with a reference. */
+static struct folio *tkm_get_folio(const struct tkm_file_page *cmd)
+{
+	struct folio *folio;
+	struct file *file;
+
+	if (cmd->pad)
+		return ERR_PTR(-EINVAL);
+
+	file = fget(cmd->fd);
+	if (!file)
+		return ERR_PTR(-EBADF);
+
+	folio = filemap_get_folio(file->f_mapping, cmd->index);
+	fput(file);
+	return folio;
+}
+
+static int tkm_file_page(void __user *argp)
+{
+	struct tkm_file_page cmd;
+	struct folio *folio;
+
+	if (copy_from_user(&cmd, argp, sizeof(cmd)))
+		return -EFAULT;
+
+	folio = tkm_get_folio(&cmd);
+	if (IS_ERR(folio))
+		return PTR_ERR(folio);
+
+	tkm_describe_pfn(page_to_pfn(folio_file_page(folio, cmd.index)),
+			 &cmd.page);
+	/* But for the reference that was just taken. */
+	cmd.page.refcount--;
+	folio_put(folio);
+
+	return copy_to_user(argp, &cmd, sizeof(cmd)) ? -EFAULT : 0;
+}
+
+static int tkm_file_poison(void __user *argp)
+{
+	struct tkm_file_page cmd;
+	struct folio *folio;
+	struct page *page;
+	int ret;
+
+	if (!IS_ENABLED(CONFIG_MEMORY_FAILURE))
+		return -EOPNOTSUPP;
+
+	if (copy_from_user(&cmd, argp, sizeof(cmd)))
+		return -EFAULT;
+
+	folio = tkm_get_folio(&cmd);
+	if (IS_ERR(folio))
+		return PTR_ERR(folio);
+
+	/* Consumes the reference. */
+	page = folio_file_page(folio, cmd.index);
+	ret = memory_failure(page_to_pfn(page),
+			     MF_COUNT_INCREASED | MF_SW_SIMULATED);
+
+	/* A file that keeps the page, like a guest_memfd, is no failure. */
+	return ret == -EBUSY ? 0 : ret;
+}
+
 /* Works without a region too, for the module-wide values. */
 static int tkm_stats(struct tkm_region *region, void __user *argp)
 {
@@ -451,6 +545,8 @@ static int tkm_stats(struct tkm_region *region, void __user *argp)
 		.faults = atomic64_read(&region->faults),
 		.write_faults = atomic64_read(&region->write_faults),
 		.mkwrites = atomic64_read(&region->mkwrites),
+		.lookups = atomic64_read(&region->lookups),
+		.lookups_done = atomic64_read(&region->lookups_done),
 		.regions = atomic64_read(&nr_regions),
 		.bad_counts = atomic64_read(&nr_bad_counts),
 	};
@@ -458,18 +554,107 @@ static int tkm_stats(struct tkm_region *region, void __user *argp)
 	return copy_to_user(argp, &stats, sizeof(stats)) ? -EFAULT : 0;
 }
 
+static int tkm_get_delay(u32 *delay_us, void __user *argp)
+{
+	if (get_user(*delay_us, (u32 __user *)argp))
+		return -EFAULT;
+
+	return *delay_us > TKM_MAX_DELAY_US ? -EINVAL : 0;
+}
+
 static int tkm_delay(struct tkm_region *region, void __user *argp)
 {
 	u32 delay_us;
+	int ret;
 
-	if (get_user(delay_us, (u32 __user *)argp))
+	ret = tkm_get_delay(&delay_us, argp);
+	if (!ret)
+		WRITE_ONCE(region->delay_us, delay_us);
+
+	return ret;
+}
+
+static int tkm_break(struct tkm_region *region, void __user *argp)
+{
+	u32 broken;
+
+	if (get_user(broken, (u32 __user *)argp))
 		return -EFAULT;
 
-	if (delay_us > TKM_MAX_DELAY_US)
+	if (broken > 1)
 		return -EINVAL;
 
-	WRITE_ONCE(region->delay_us, delay_us);
+	WRITE_ONCE(region->broken, broken);
 	return 0;
+}
+
+/* Opaque, as the base does not have it. */
+struct kvm_follow_pfn;
+
+/* The tracepoint is hit, without preemption, by each lookup right at its end. */
+static void tkm_lookup_probe(void *data, const struct kvm_follow_pfn *kfp)
+{
+	struct tkm_region *region = data;
+	u32 delay_us = READ_ONCE(region->lookup_delay_us);
+
+	if (!delay_us || current->tgid != READ_ONCE(region->lookup_tgid))
+		return;
+
+	atomic64_inc(&region->lookups);
+	mdelay(delay_us / USEC_PER_MSEC);
+	udelay(delay_us % USEC_PER_MSEC);
+	atomic64_inc(&region->lookups_done);
+}
+
+static void tkm_match_tracepoint(struct tracepoint *tp, void *data)
+{
+	struct tracepoint **found = data;
+
+	if (!strcmp(tp->name, "kvm_follow_pfn"))
+		*found = tp;
+}
+
+static int tkm_probe_lookups(struct tkm_region *region)
+{
+	struct tracepoint *tp = NULL;
+	int ret;
+
+	lockdep_assert_held(&region->lock);
+
+	if (!IS_ENABLED(CONFIG_TRACEPOINTS))
+		return -ENODEV;
+
+	if (region->lookup_tp)
+		return 0;
+
+	for_each_kernel_tracepoint(tkm_match_tracepoint, &tp);
+	if (!tp)
+		return -ENODEV;
+
+	ret = tracepoint_probe_register(tp, tkm_lookup_probe, region);
+	if (!ret)
+		region->lookup_tp = tp;
+
+	return ret;
+}
+
+static int tkm_lookup_delay(struct tkm_region *region, void __user *argp)
+{
+	u32 delay_us;
+	int ret;
+
+	ret = tkm_get_delay(&delay_us, argp);
+	if (ret)
+		return ret;
+
+	mutex_lock(&region->lock);
+	ret = tkm_probe_lookups(region);
+	if (!ret) {
+		WRITE_ONCE(region->lookup_tgid, current->tgid);
+		WRITE_ONCE(region->lookup_delay_us, delay_us);
+	}
+	mutex_unlock(&region->lock);
+	return ret;
 }
 
 static long tkm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
@@ -477,12 +662,22 @@ static long tkm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	struct tkm_region *region = file->private_data;
 	void __user *argp = (void __user *)arg;
 
-	if (cmd == TKM_CREATE)
+	switch (cmd) {
+	case TKM_CREATE:
 		return tkm_create(region, argp);
-	if (cmd == TKM_STATS)
+	case TKM_STATS:
 		return tkm_stats(region, argp);
-	if (cmd == TKM_LOOKUP)
+	case TKM_LOOKUP:
 		return tkm_lookup(argp);
+	case TKM_FILE_PAGE:
+		return tkm_file_page(argp);
+	case TKM_FILE_POISON:
+		return tkm_file_poison(argp);
+	case TKM_PFN:
+		return tkm_describe(argp);
+	case TKM_LOOKUP_DELAY:
+		return tkm_lookup_delay(region, argp);
+	}
 
 	if (!tkm_is_created(region))
 		return -ENXIO;
@@ -498,6 +693,8 @@ static long tkm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return tkm_exchange(region, argp);
 	case TKM_DELAY:
 		return tkm_delay(region, argp);
+	case TKM_BREAK:
+		return tkm_break(region, argp);
 	default:
 		return -ENOTTY;
 	}
@@ -539,6 +736,10 @@ static vm_fault_t tkm_fault(struct vm_fault *vmf)
 
 	if (test_bit(vmf->pgoff, region->poisoned))
 		return VM_FAULT_HWPOISON;
+
+	if (READ_ONCE(region->broken))
+		return vmf->flags & FAULT_FLAG_RETRY_NOWAIT ? VM_FAULT_RETRY :
+							      VM_FAULT_SIGBUS;
 
 	mutex_lock(&region->lock);
 	ret = tkm_insert(region, vmf);
@@ -690,6 +891,12 @@ static int tkm_open(struct inode *inode, struct file *file)
 static int tkm_release(struct inode *inode, struct file *file)
 {
 	struct tkm_region *region = file->private_data;
+
+	if (IS_ENABLED(CONFIG_TRACEPOINTS) && region->lookup_tp) {
+		tracepoint_probe_unregister(region->lookup_tp, tkm_lookup_probe,
+					    region);
+		tracepoint_synchronize_unregister();
+	}
 
 	if (region->created) {
 		if (region->pages) {

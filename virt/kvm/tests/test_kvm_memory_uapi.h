@@ -18,7 +18,7 @@
 /* A region has at most so many pages. */
 #define TKM_MAX_PAGES		65536
 
-/* TKM_DELAY accepts at most so many microseconds. */
+/* TKM_DELAY and TKM_LOOKUP_DELAY accept at most so many microseconds. */
 #define TKM_MAX_DELAY_US	200000
 
 /*
@@ -87,6 +87,8 @@ struct tkm_poison {
 #define TKM_PAGE_REFERENCED	0x04
 #define TKM_PAGE_ACTIVE		0x08
 #define TKM_PAGE_RESERVED	0x10
+#define TKM_PAGE_LRU		0x20
+#define TKM_PAGE_HWPOISON	0x40
 
 /* @refcount is page_ref_count(), or -1 where there is no struct page. */
 struct tkm_page {
@@ -112,16 +114,31 @@ struct tkm_lookup {
 };
 
 /*
+ * Page @index of the page cache of the file @fd, be it a file of this device or
+ * not.  A page that was added not long ago is referenced by the batch of a CPU
+ * in addition, until it is on an LRU list (TKM_PAGE_LRU).
+ */
+struct tkm_file_page {
+	__s32 fd;
+	__u32 pad;
+	__u64 index;
+	struct tkm_page page;
+};
+
+/*
  * @faults, @write_faults and @mkwrites count calls of this region's handlers,
- * and are incremented before TKM_DELAY takes effect.  @regions is the number of
- * regions that exist, @bad_counts the number of pages whose reference count was
- * not the initial one when their region was released (such pages are leaked),
- * both for the whole module.
+ * and are incremented before TKM_DELAY takes effect.  @lookups counts what
+ * TKM_LOOKUP_DELAY delays, before the delay, and @lookups_done after it.
+ * @regions is the number of regions that exist, @bad_counts the number of pages
+ * whose reference count was not the initial one when their region was released
+ * (such pages are leaked), both for the whole module.
  */
 struct tkm_stats {
 	__u64 faults;
 	__u64 write_faults;
 	__u64 mkwrites;
+	__u64 lookups;
+	__u64 lookups_done;
 	__u64 regions;
 	__u64 bad_counts;
 };
@@ -136,5 +153,27 @@ struct tkm_stats {
 
 #define TKM_EXCHANGE		_IOW('k', 0x06, struct tkm_exchange)
 #define TKM_LOOKUP		_IOWR('k', 0x07, struct tkm_lookup)
+
+/*
+ * 1: Make the fault handler want to wait, and fail with VM_FAULT_SIGBUS whenever
+ * it may, like that of a file whose device returns errors.  0: End that.
+ */
+#define TKM_BREAK		_IOW('k', 0x0c, __u32)
+
+/* All of the following work without a region, too. */
+
+/* Fill @page. */
+#define TKM_FILE_PAGE		_IOWR('k', 0x08, struct tkm_file_page)
+/* Inject a memory failure into the page of a file. */
+#define TKM_FILE_POISON		_IOW('k', 0x09, struct tkm_file_page)
+/* Fill in what the kernel knows of @pfn, whoever owns it. */
+#define TKM_PFN			_IOWR('k', 0x0a, struct tkm_page)
+/*
+ * Make every __kvm_follow_pfn() of the calling process busy for so many
+ * microseconds, when it knows the answer and before the caller uses it.  Other
+ * lookups do not wait.  ENODEV: this kernel has no such function, or KVM is a
+ * module.
+ */
+#define TKM_LOOKUP_DELAY	_IOW('k', 0x0b, __u32)
 
 #endif /* _KVM_TEST_KVM_MEMORY_UAPI_H */

@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -25,8 +26,14 @@
 #include <unistd.h>
 
 #include <linux/compiler.h>
+#ifdef __x86_64__
+#include <linux/loop.h>
+#endif
 #include <linux/userfaultfd.h>
 
+#ifdef __x86_64__
+#include "apic.h"
+#endif
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"
@@ -39,6 +46,7 @@
 #define NR_VCPUS		2
 #define MAX_PAGES		1024
 #define HUGE_SIZE		0x200000ul
+#define MMIO_VALUE		0x3310331033103310ul
 
 /* Generous, an emulated machine may be slow. */
 #define ROW_TIMEOUT_SECONDS	240
@@ -55,6 +63,7 @@ enum guest_op {
 	OP_STRESS,
 	OP_UNEMULATABLE_WRITE,
 	OP_READ_INTERRUPTIBLE,
+	OP_ENABLE_ASYNC_PF,
 	OP_EXEC,
 };
 
@@ -103,7 +112,14 @@ static struct {
 	size_t page_size;
 	int prot;
 	u32 slot_flags;
+	u32 vm_type;
 	u32 vm_cap;
+
+	/* The guest's private memory, which nobody else sees, or -1. */
+	int guest_memfd;
+
+	/* So much of the memory is poisoned, from its start. */
+	size_t poisoned;
 
 	/*
 	 * The page that is shown in the table, what is at its start, and whether
@@ -181,6 +197,61 @@ static void guest_stress(u64 gva, u64 len, u64 val)
 		GUEST_ASSERT_EQ(guest_load(gva + off, 8), val + off);
 }
 
+#ifdef __x86_64__
+#define ASYNC_PF_VECTOR		0x40
+/* What the guest says while a page is fetched for it. */
+#define ASYNC_PF_WAITS		0xa51c0000ul
+
+/* How KVM talks to the guest of vCPU 0, and what it said. */
+static struct {
+	struct kvm_vcpu_pv_apf_data data;
+	u32 ready_token;
+	u64 nr_not_present;
+	u64 nr_ready;
+} async_pf __aligned(64);
+
+/* Let the host go on while the page is not there, then wait for it. */
+static void guest_page_not_present(struct ex_regs *regs)
+{
+	u32 flags = READ_ONCE(async_pf.data.flags);
+	u64 token;
+
+	asm volatile("mov %%cr2, %0" : "=r"(token));
+	__GUEST_ASSERT(flags == KVM_PV_REASON_PAGE_NOT_PRESENT,
+		       "#PF at 0x%lx with flags 0x%x", token, flags);
+	WRITE_ONCE(async_pf.data.flags, 0);
+	WRITE_ONCE(async_pf.nr_not_present, async_pf.nr_not_present + 1);
+
+	ucall(UCALL_SYNC, 1, ASYNC_PF_WAITS);
+
+	while (READ_ONCE(async_pf.ready_token) != token)
+		asm volatile("sti; hlt; cli" ::: "memory");
+}
+
+static void guest_page_ready(struct ex_regs *regs)
+{
+	u32 token = READ_ONCE(async_pf.data.token);
+
+	/* An event for all tokens follows when the guest asks for events. */
+	if (token != -1u) {
+		WRITE_ONCE(async_pf.ready_token, token);
+		WRITE_ONCE(async_pf.nr_ready, async_pf.nr_ready + 1);
+	}
+	WRITE_ONCE(async_pf.data.token, 0);
+	wrmsr(MSR_KVM_ASYNC_PF_ACK, 1);
+	x2apic_write_reg(APIC_EOI, 0);
+}
+
+static void guest_enable_async_pf(u64 gpa)
+{
+	x2apic_enable();
+	wrmsr(MSR_KVM_ASYNC_PF_INT, ASYNC_PF_VECTOR);
+	wrmsr(MSR_KVM_ASYNC_PF_EN, gpa | KVM_ASYNC_PF_ENABLED |
+				   KVM_ASYNC_PF_SEND_ALWAYS |
+				   KVM_ASYNC_PF_DELIVERY_AS_INT);
+}
+#endif
+
 #ifdef __aarch64__
 #define INSN_RET		0xd65f03c0u
 
@@ -237,6 +308,9 @@ static void guest_code(u64 id)
 			asm volatile("sti; nop");
 			val = guest_load(gva, len);
 			asm volatile("cli");
+			break;
+		case OP_ENABLE_ASYNC_PF:
+			guest_enable_async_pf(val);
 			break;
 #endif
 #ifdef __aarch64__
@@ -381,13 +455,23 @@ static void note_guest_mapping(size_t off)
 		t.extra_refs[off / t.page_size] = 1;
 }
 
+static void assert_result(int id, size_t off, u64 expected)
+{
+	TEST_ASSERT(t.result[id] == expected,
+		    "Guest reads 0x%lx instead of 0x%lx at offset 0x%lx",
+		    t.result[id], expected, off);
+}
+
+static void vcpu_reads(int id, size_t off, u64 expected)
+{
+	ASSERT_OUTCOME(guest_do(id, OP_READ, off, 8, 0), DONE);
+	assert_result(id, off, expected);
+	note_guest_mapping(off);
+}
+
 static void guest_reads(size_t off, u64 expected)
 {
-	ASSERT_OUTCOME(guest_do(0, OP_READ, off, 8, 0), DONE);
-	TEST_ASSERT(t.result[0] == expected,
-		    "Guest reads 0x%lx instead of 0x%lx at offset 0x%lx",
-		    t.result[0], expected, off);
-	note_guest_mapping(off);
+	vcpu_reads(0, off, expected);
 }
 
 static void guest_writes(size_t off, u64 val)
@@ -406,6 +490,34 @@ static void assert_mmio_write(int id, size_t off, size_t len, u64 val)
 	TEST_ASSERT_EQ(run->mmio.len, len);
 	memcpy(&data, run->mmio.data, len);
 	TEST_ASSERT_EQ(data, len == 8 ? val : val & ((1ul << len * 8) - 1));
+}
+
+/* A write that userspace has to carry out, or to ignore. */
+static void vcpu_writes_mmio(int id, size_t off, size_t len, u64 val)
+{
+	ASSERT_OUTCOME(guest_do(id, OP_WRITE, off, len, val), MMIO);
+	assert_mmio_write(id, off, len, val);
+	ASSERT_OUTCOME(resume(id), DONE);
+}
+
+/* Complete a read of 8 bytes, which is the pending exit. */
+static enum outcome answer_mmio_read(int id, size_t off, u64 val)
+{
+	struct kvm_run *run = t.vcpus[id]->run;
+
+	TEST_ASSERT(!run->mmio.is_write, "MMIO write instead of read");
+	TEST_ASSERT_EQ(run->mmio.phys_addr, MEM_GPA + off);
+	TEST_ASSERT_EQ(run->mmio.len, 8);
+	memcpy(run->mmio.data, &val, sizeof(val));
+	return resume(id);
+}
+
+/* A read that userspace answers with @val. */
+static void vcpu_reads_mmio(int id, size_t off, u64 val)
+{
+	ASSERT_OUTCOME(guest_do(id, OP_READ, off, 8, 0), MMIO);
+	ASSERT_OUTCOME(answer_mmio_read(id, off, val), DONE);
+	assert_result(id, off, val);
 }
 
 static void __printf(1, 2) __noreturn skip(const char *fmt, ...)
@@ -445,13 +557,18 @@ static void *map_aligned(size_t size, int prot, int flags, int fd)
 }
 
 /* Whatever was at @off of the slot is replaced by fresh anonymous memory. */
-static void replace_page(size_t off, u64 val)
+static void replace(size_t off, size_t size, u64 val)
 {
-	void *mem = mmap(t.hva + off, t.page_size, PROT_READ | PROT_WRITE,
+	void *mem = mmap(t.hva + off, size, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 
 	TEST_ASSERT(mem == t.hva + off, "mmap() failed: %s", strerror(errno));
 	WRITE_ONCE(*(u64 *)mem, val);
+}
+
+static void replace_page(size_t off, u64 val)
+{
+	replace(off, t.page_size, val);
 }
 
 static void module_ioctl(unsigned long cmd, void *arg)
@@ -602,15 +719,35 @@ static void setup_anonymous(void)
 
 static int set_slot(u32 flags, u64 gpa, size_t size, void *hva)
 {
+	if (t.guest_memfd >= 0)
+		return __vm_set_user_memory_region2(t.vm, MEM_SLOT,
+						    flags | KVM_MEM_GUEST_MEMFD,
+						    gpa, size, hva,
+						    t.guest_memfd, 0);
+
 	return __vm_set_user_memory_region(t.vm, MEM_SLOT, flags, gpa, size, hva);
+}
+
+static void remove_slot(void)
+{
+	TEST_ASSERT(!set_slot(0, MEM_GPA, 0, NULL), "The memslot cannot go: %s",
+		    strerror(errno));
+}
+
+static void restore_slot(void)
+{
+	TEST_ASSERT(!set_slot(t.slot_flags, MEM_GPA, t.size, t.hva),
+		    "The memslot cannot come back: %s", strerror(errno));
 }
 
 /* Returns the errno of the attempt to create the memslot. */
 static int try_create_vm(void)
 {
+	struct vm_shape shape = VM_SHAPE_DEFAULT;
 	int i;
 
-	t.vm = vm_create(NR_VCPUS);
+	shape.type = t.vm_type;
+	t.vm = __vm_create(shape, NR_VCPUS, 0);
 	if (t.vm_cap)
 		vm_enable_cap(t.vm, t.vm_cap, 0);
 	for (i = 0; i < NR_VCPUS; i++) {
@@ -618,8 +755,12 @@ static int try_create_vm(void)
 		vcpu_args_set(t.vcpus[i], 1, (u64)i);
 	}
 
+	if (t.vm_type)
+		t.guest_memfd = vm_create_guest_memfd(t.vm, t.size, 0);
 	if (set_slot(t.slot_flags, MEM_GPA, t.size, t.hva))
 		return errno;
+	if (t.vm_type)
+		vm_mem_set_private(t.vm, MEM_GPA, t.size);
 
 	virt_map(t.vm, MEM_GPA, MEM_GPA, t.size / t.vm->page_size);
 	return 0;
@@ -636,6 +777,8 @@ static void teardown(void)
 {
 	if (t.vm)
 		kvm_vm_free(t.vm);
+	if (t.guest_memfd >= 0)
+		close(t.guest_memfd);
 	assert_counts("after the VM is gone");
 
 	if (t.hva)
@@ -846,9 +989,7 @@ static void row_hugetlb_part(void)
 
 static void assert_slot_ends_at(size_t off)
 {
-	ASSERT_OUTCOME(guest_do(0, OP_READ, off, 8, 0), MMIO);
-	TEST_ASSERT_EQ(t.vcpus[0]->run->mmio.phys_addr, MEM_GPA + off);
-	ASSERT_OUTCOME(resume(0), DONE);
+	vcpu_reads_mmio(0, off, MMIO_VALUE);
 }
 
 /*
@@ -896,8 +1037,7 @@ static void test_hugetlb_part(void)
 		    !set_slot(0, MEM_GPA, half, t.hva),
 		    "The memslot cannot be replaced: %s", strerror(errno));
 	guest_reads(untouched, 0x5555555555555555ul);
-	TEST_ASSERT(!set_slot(0, MEM_GPA, 0, NULL), "The memslot cannot go: %s",
-		    strerror(errno));
+	remove_slot();
 	assert_slot_ends_at(untouched);
 
 	TEST_ASSERT(!set_slot(0, MEM_GPA, half, t.hva),
@@ -935,6 +1075,12 @@ static void setup_shared_file(int fd)
 static void row_shmem(void)
 {
 	setup_shared_file(kvm_memfd_alloc(16 * t.page_size, false));
+}
+
+static void drop_view(void)
+{
+	munmap(t.view, t.size);
+	t.view = t.hva;
 }
 
 static void row_file(void)
@@ -1019,10 +1165,18 @@ static void row_private_snapshot(void)
 	create_vm();
 }
 
+static void assert_file_unchanged(size_t off)
+{
+	u64 val;
+
+	TEST_ASSERT(pread(snapshot_fd, &val, 8, off) == 8, "pread(): %s",
+		    strerror(errno));
+	TEST_ASSERT_EQ(val, host_value(off, 0));
+}
+
 static void test_private_snapshot(void)
 {
 	size_t off;
-	u64 val;
 
 	for (off = 0; off < t.size; off += t.page_size) {
 		/* Half of the pages are read first, half are written first. */
@@ -1035,10 +1189,206 @@ static void test_private_snapshot(void)
 		host_writes(off, host_value(off, 2));
 		guest_reads(off, host_value(off, 2));
 
-		TEST_ASSERT(pread(snapshot_fd, &val, 8, off) == 8,
-			    "pread(): %s", strerror(errno));
-		TEST_ASSERT_EQ(val, host_value(off, 0));
+		assert_file_unchanged(off);
 	}
+}
+
+#define COW_PAGES	16
+#define COW_ROUNDS	3
+
+/* A process that fork() gives a copy of the memory. */
+static struct {
+	pid_t pid;
+	int request;
+	int reply;
+} child;
+
+struct child_request {
+	size_t off;
+	u64 val;
+	bool write;
+};
+
+/* Write and read for the parent, until it has no more requests. */
+static void __noreturn serve_parent(int request, int reply)
+{
+	struct child_request req;
+	u64 *mem;
+
+	while (read(request, &req, sizeof(req)) == sizeof(req)) {
+		mem = t.hva + req.off;
+		if (req.write)
+			WRITE_ONCE(*mem, req.val);
+		req.val = READ_ONCE(*mem);
+		if (write(reply, &req.val, 8) != 8)
+			break;
+	}
+	_exit(0);
+}
+
+static void start_child(void)
+{
+	int request[2], reply[2];
+
+	TEST_ASSERT(!pipe(request) && !pipe(reply), "pipe(): %s",
+		    strerror(errno));
+	child.pid = fork();
+	TEST_ASSERT(child.pid >= 0, "fork(): %s", strerror(errno));
+	if (!child.pid) {
+		close(request[1]);
+		serve_parent(request[0], reply[1]);
+	}
+	close(request[0]);
+	close(reply[1]);
+	child.request = request[1];
+	child.reply = reply[0];
+}
+
+static void stop_child(void)
+{
+	close(child.request);
+	close(child.reply);
+	TEST_ASSERT(waitpid(child.pid, NULL, 0) == child.pid, "waitpid(): %s",
+		    strerror(errno));
+}
+
+static u64 ask_child(struct child_request req)
+{
+	u64 val;
+
+	TEST_ASSERT(write(child.request, &req, sizeof(req)) == sizeof(req) &&
+		    read(child.reply, &val, 8) == 8, "The child is gone");
+	return val;
+}
+
+static void child_reads(size_t off, u64 expected)
+{
+	u64 val = ask_child((struct child_request) { .off = off });
+
+	TEST_ASSERT(val == expected,
+		    "Child reads 0x%lx instead of 0x%lx at offset 0x%lx", val,
+		    expected, off);
+}
+
+static void child_writes(size_t off, u64 val)
+{
+	ask_child((struct child_request) {
+		.off = off,
+		.val = val,
+		.write = true,
+	});
+}
+
+/* The guest and its host process see @val, and the child @others_val. */
+static void assert_copies(size_t off, u64 val, u64 others_val)
+{
+	guest_reads(off, val);
+	host_reads(off, val);
+	child_reads(off, others_val);
+}
+
+/* A page is shared with the child.  Whoever writes it first gets a copy. */
+static void break_cow(int i, int round, u64 old)
+{
+	const size_t off = i * t.page_size;
+	const u64 guests = guest_value(off, round);
+	const u64 hosts = host_value(off, round);
+	const u64 others = ~hosts;
+
+	switch (i / 4 % 4) {
+	case 0:
+		host_writes(off, hosts);
+		assert_copies(off, hosts, old);
+		guest_writes(off, guests);
+		assert_copies(off, guests, old);
+		break;
+	case 1:
+		guest_writes(off, guests);
+		assert_copies(off, guests, old);
+		child_writes(off, others);
+		assert_copies(off, guests, others);
+		break;
+	case 2:
+		child_writes(off, others);
+		assert_copies(off, old, others);
+		guest_writes(off, guests);
+		assert_copies(off, guests, others);
+		break;
+	case 3:
+		child_writes(off, others);
+		host_writes(off, hosts);
+		assert_copies(off, hosts, others);
+		guest_writes(off, guests);
+		assert_copies(off, guests, others);
+		break;
+	}
+}
+
+/*
+ * A page that two processes share until one of them writes, the guest included,
+ * must be the same one for the guest and for its process at any time.
+ */
+static void test_cow(void)
+{
+	u64 vals[COW_PAGES];
+	int round, i;
+	size_t off;
+
+	for (i = 0; i < COW_PAGES; i++)
+		vals[i] = t.seed ? host_value(i * t.page_size, 0) : 0;
+
+	for (round = 1; round <= COW_ROUNDS; round++) {
+		/* The guest writes half of the pages before it reads them. */
+		for (i = 0; i < COW_PAGES; i++) {
+			off = i * t.page_size;
+			if (i & 1) {
+				guest_reads(off, vals[i]);
+			} else {
+				vals[i] = guest_value(off, 16 * round);
+				guest_writes(off, vals[i]);
+			}
+		}
+
+		start_child();
+		for (i = 0; i < COW_PAGES; i++) {
+			off = i * t.page_size;
+			/* Half of them are mapped while they are shared. */
+			if (i & 2)
+				guest_reads(off, vals[i]);
+			break_cow(i, round, vals[i]);
+			vals[i] = guest_value(off, round);
+		}
+		stop_child();
+	}
+}
+
+static void test_cow_private_file(void)
+{
+	size_t off;
+
+	test_cow();
+	for (off = 0; off < t.size; off += t.page_size)
+		assert_file_unchanged(off);
+}
+
+static void setup_cow(void)
+{
+	int i;
+
+	for (i = 0; i < COW_PAGES; i++)
+		host_writes(i * t.page_size, host_value(i * t.page_size, 0));
+}
+
+static void row_cow(void)
+{
+	row_anonymous();
+	setup_cow();
+}
+
+static void row_cow_thp(void)
+{
+	row_thp();
+	setup_cow();
 }
 
 #define KSM_DIR	"/sys/kernel/mm/ksm/"
@@ -1105,6 +1455,61 @@ static void test_ksm(void)
 		host_reads(i * t.page_size, t.seed);
 	}
 }
+
+#ifdef __x86_64__
+/*
+ * ---------------------------------------------------------------------------
+ * Memory that the host cannot see
+ * ---------------------------------------------------------------------------
+ */
+
+static void row_private(void)
+{
+	size_t off;
+
+	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+		skip("KVM has no VMs with private memory");
+
+	setup_anonymous();
+	for (off = 0; off < t.size; off += t.page_size)
+		host_writes(off, host_value(off, 0));
+	t.vm_type = KVM_X86_SW_PROTECTED_VM;
+	create_vm();
+}
+
+/* There is memory of the host at the same addresses, which stays as it is. */
+static void test_private(void)
+{
+	size_t off;
+	int id;
+
+	for (off = 0; off < t.size; off += t.page_size) {
+		/* Half of the pages are read first, half are written first. */
+		if (off & t.page_size)
+			guest_reads(off, 0);
+		guest_writes(off, guest_value(off, 1));
+	}
+	for (id = 0; id < NR_VCPUS; id++) {
+		for (off = 0; off < t.size; off += t.page_size) {
+			vcpu_reads(id, off, guest_value(off, 1));
+			vcpu_reads(id, off + 8, 0);
+		}
+	}
+	for (off = 0; off < t.size; off += t.page_size) {
+		host_reads(off, host_value(off, 0));
+		host_reads(off + 8, 0);
+	}
+
+	/* What is freed comes back empty, and nothing else changes. */
+	TEST_ASSERT(!fallocate(t.guest_memfd,
+			       FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+			       t.size / 2), "fallocate(): %s", strerror(errno));
+	for (off = 0; off < t.size; off += t.page_size) {
+		guest_reads(off, off < t.size / 2 ? 0 : guest_value(off, 1));
+		host_reads(off, host_value(off, 0));
+	}
+}
+#endif
 
 /*
  * ---------------------------------------------------------------------------
@@ -1254,12 +1659,8 @@ static void test_readonly_slot(void)
 
 	/* Writes to the page that is mapped, and to pages that are not. */
 	for (off = 0; off < 8 * t.page_size; off += t.page_size) {
-		for (len = 1; len <= 8; len *= 2) {
-			ASSERT_OUTCOME(guest_do(0, OP_WRITE, off + 16 + len,
-						len, val), MMIO);
-			assert_mmio_write(0, off + 16 + len, len, val);
-			ASSERT_OUTCOME(resume(0), DONE);
-		}
+		for (len = 1; len <= 8; len *= 2)
+			vcpu_writes_mmio(0, off + 16 + len, len, val);
 		host_reads(off + 16, 0);
 		host_reads(off + 24, 0);
 		guest_reads(seed_off, t.seed);
@@ -1271,9 +1672,7 @@ static void test_readonly_slot(void)
 	guest_reads(seed_off, host_value(0, 2));
 	zap();
 	guest_reads(seed_off, host_value(0, 2));
-	ASSERT_OUTCOME(guest_do(0, OP_WRITE, seed_off, 8, val), MMIO);
-	assert_mmio_write(0, seed_off, 8, val);
-	ASSERT_OUTCOME(resume(0), DONE);
+	vcpu_writes_mmio(0, seed_off, 8, val);
 	guest_reads(seed_off, host_value(0, 2));
 	host_reads(seed_off, host_value(0, 2));
 }
@@ -1305,9 +1704,61 @@ static void test_readonly_slot_unemulatable(void)
 	host_reads(0, t.seed);
 
 	/* The other vCPU does not care. */
-	ASSERT_OUTCOME(guest_do(1, OP_READ, 0, 8, 0), DONE);
-	TEST_ASSERT_EQ(t.result[1], t.seed);
+	vcpu_reads(1, 0, t.seed);
 }
+
+#define ROMD_ROUNDS	8
+
+/*
+ * What the address range of a flash chip is depends on its mode: memory that can
+ * be read, or registers.
+ */
+static void test_romd(void)
+{
+	const size_t offs[] = { 0, t.page_size, t.size - t.page_size };
+	int round, id;
+	size_t off, i;
+	u64 val;
+
+	for (round = 0; round < ROMD_ROUNDS; round++) {
+		for (i = 0; i < ARRAY_SIZE(offs); i++) {
+			off = offs[i];
+			val = host_value(off, round);
+			host_writes(off, val);
+			for (id = 0; id < NR_VCPUS; id++) {
+				/* To a page that nothing maps yet. */
+				if (round & 1)
+					vcpu_writes_mmio(id, off, 8, ~val);
+				ASSERT_OUTCOME(guest_do(id, OP_POLL, off, 8,
+							100), DONE);
+				assert_result(id, off, val);
+				vcpu_writes_mmio(id, off + 8, 4, val);
+				vcpu_reads(id, off, val);
+			}
+			host_reads(off, val);
+			host_reads(off + 8, 0);
+		}
+		assert_counts("with the memory turned on");
+
+		remove_slot();
+		for (i = 0; i < ARRAY_SIZE(offs); i++) {
+			off = offs[i];
+			for (id = 0; id < NR_VCPUS; id++) {
+				val = guest_value(off, round + id);
+				vcpu_reads_mmio(id, off, val);
+				vcpu_writes_mmio(id, off + 8, 8, val);
+				vcpu_reads_mmio(id, off + 8, ~val);
+			}
+			host_reads(off, host_value(off, round));
+			host_reads(off + 8, 0);
+		}
+		assert_counts("with the memory turned off");
+		restore_slot();
+	}
+}
+
+/* Fetching a page takes less; a vCPU that waits for itself takes for ever. */
+#define ASYNC_PF_SECONDS	15
 
 static int uffd;
 static u32 uffd_fault_thread;
@@ -1420,6 +1871,13 @@ static void row_async_pf_readonly_slot(void)
 	row_uffd();
 }
 
+/* The memory is writable for the guest, as far as the memslot says. */
+static void row_async_pf_prot_read(void)
+{
+	row_uffd();
+	set_prot(PROT_READ);
+}
+
 static void *uffd_server(void *arg)
 {
 	uffd_supply(uffd_wait());
@@ -1443,6 +1901,40 @@ static void test_async_pf(void)
 	TEST_ASSERT(uffd_fault_thread != syscall(SYS_gettid),
 		    "The vCPU itself waited for the page");
 	host_reads(0, host_value(0, 7));
+}
+
+/* While KVM waits for the page, the page ceases to be possible. */
+static void *uffd_revoker(void *arg)
+{
+	struct uffdio_range range = {
+		.start = uffd_wait(),
+		.len = t.page_size,
+	};
+
+	TEST_ASSERT(!mprotect(t.hva, t.page_size, PROT_NONE), "mprotect(): %s",
+		    strerror(errno));
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_WAKE, &range), "UFFDIO_WAKE: %s",
+		    strerror(errno));
+	return NULL;
+}
+
+/* A worker that fails leaves it to the vCPU to find out why. */
+static void test_async_pf_fails(void)
+{
+	pthread_t revoker;
+
+	alarm(ASYNC_PF_SECONDS);
+	TEST_ASSERT(!pthread_create(&revoker, NULL, uffd_revoker, NULL),
+		    "pthread_create() failed");
+	ASSERT_OUTCOME(guest_do(0, OP_READ_INTERRUPTIBLE, 0, 8, 0), FAULT);
+	pthread_join(revoker, NULL);
+	TEST_ASSERT(uffd_fault_thread != syscall(SYS_gettid),
+		    "The vCPU itself waited for the page");
+	ASSERT_OUTCOME(resume(0), FAULT);
+
+	replace_page(0, host_value(0, 1));
+	ASSERT_OUTCOME(resume(0), DONE);
+	assert_result(0, 0, host_value(0, 1));
 }
 #endif /* __x86_64__ */
 
@@ -1755,6 +2247,66 @@ static void test_mixedmap_special(void)
 	TEST_ASSERT_EQ(*(u64 *)(t.hva + p), guest_value(p, 1));
 }
 
+#ifdef __x86_64__
+static void row_mixedmap_special_readonly_slot(void)
+{
+	require_readonly_slots();
+	row_mixedmap_special();
+}
+
+/* There is nothing that a worker could wait for, so that none must be asked. */
+static void test_mixedmap_special_async(void)
+{
+	alarm(ASYNC_PF_SECONDS);
+	ASSERT_OUTCOME(guest_do(0, OP_READ_INTERRUPTIBLE, 0, 8, 0), FAULT);
+	/* Now with an entry that is present. */
+	READ_ONCE(*(u64 *)t.hva);
+	ASSERT_OUTCOME(resume(0), FAULT);
+	assert_counts("after faults");
+	host_reads(0, t.seed);
+
+	replace_page(0, host_value(0, 1));
+	ASSERT_OUTCOME(resume(0), DONE);
+	assert_result(0, 0, host_value(0, 1));
+}
+
+static void break_memory(u32 on)
+{
+	module_ioctl(TKM_BREAK, &on);
+}
+
+static void row_async_pf_broken(void)
+{
+	setup_region(TKM_MIXEDMAP_NORMAL, 0, 16, 0);
+	setup_memory();
+	break_memory(1);
+	create_vm();
+}
+
+static void row_async_pf_broken_readonly_slot(void)
+{
+	require_readonly_slots();
+	row_async_pf_broken();
+}
+
+/*
+ * Each lookup that may not wait says that it would have to, and each that may
+ * fails: only a fault that is not asynchronous ends the guest's attempts.
+ */
+static void test_async_pf_broken(void)
+{
+	alarm(ASYNC_PF_SECONDS);
+	ASSERT_OUTCOME(guest_do(0, OP_READ_INTERRUPTIBLE, 0, 8, 0), FAULT);
+	ASSERT_OUTCOME(resume(0), FAULT);
+	assert_counts("after faults");
+
+	break_memory(0);
+	ASSERT_OUTCOME(resume(0), DONE);
+	assert_result(0, 0, t.seed);
+	note_guest_mapping(0);
+}
+#endif
+
 /*
  * ---------------------------------------------------------------------------
  * Memory that is not there
@@ -1804,17 +2356,60 @@ static void test_faults(void)
 	TEST_ASSERT_EQ(t.result[0], host_value(0, 1));
 }
 
-static void row_hwpoison(void)
+static void poison_memory(size_t size)
 {
-	setup_anonymous();
-	setup_memory();
-	create_vm();
-
+	t.poisoned = size;
 	/* The page's owner is told at once. */
 	WRITE_ONCE(expect_sigbus, true);
 	if (madvise(t.hva, t.page_size, MADV_HWPOISON))
 		skip("MADV_HWPOISON: %s", strerror(errno));
 	WRITE_ONCE(expect_sigbus, false);
+}
+
+static void row_hwpoison(void)
+{
+	row_anonymous();
+	poison_memory(t.page_size);
+}
+
+/* The guest has a mapping already, which has to go. */
+static void poison_used_memory(size_t size)
+{
+	guest_reads(0, t.seed);
+	poison_memory(size);
+}
+
+static void row_hwpoison_readonly_slot(void)
+{
+	row_readonly_slot();
+	poison_used_memory(t.page_size);
+}
+
+static void row_hwpoison_hugetlb(void)
+{
+	row_hugetlb();
+	/* The kernel takes the bad huge page out of the pool. */
+	if (nr_hugepages_before < 0) {
+		nr_hugepages_before = read_number("/proc/sys/vm/nr_hugepages");
+		atexit(restore_hugepages);
+	}
+	poison_used_memory(HUGE_SIZE);
+}
+
+static void row_hwpoison_shmem(void)
+{
+	row_shmem();
+	/* The tests shall meet the poison in the guest's memory alone. */
+	drop_view();
+	poison_used_memory(t.page_size);
+}
+
+/* The poison is known to the page cache, not to the page table. */
+static void row_hwpoison_page_cache(void)
+{
+	row_hwpoison_shmem();
+	TEST_ASSERT(!madvise(t.hva, t.size, MADV_DONTNEED), "MADV_DONTNEED: %s",
+		    strerror(errno));
 }
 
 static void assert_sigbus(size_t off)
@@ -1827,15 +2422,35 @@ static void assert_sigbus(size_t off)
 
 static void test_hwpoison(void)
 {
+	const bool readonly = t.slot_flags & KVM_MEM_READONLY;
+	const size_t off = t.poisoned - t.page_size + 8;
+	const u64 val = guest_value(off, 1);
+
+	/* Nobody has to ask the memory about a write that is not for it. */
+	if (readonly) {
+		vcpu_writes_mmio(1, off, 8, val);
+	} else {
+		ASSERT_OUTCOME(guest_do(1, OP_WRITE, off, 8, val), POISON);
+		assert_sigbus(off);
+	}
+	/* Healthy neighbours are not affected. */
+	if (t.poisoned < t.size)
+		guest_reads(t.poisoned, 0);
+
 	ASSERT_OUTCOME(guest_do(0, OP_READ, 0, 8, 0), POISON);
 	assert_sigbus(0);
-	ASSERT_OUTCOME(guest_do(1, OP_WRITE, 8, 8, 0), POISON);
+	ASSERT_OUTCOME(resume(0), POISON);
 	assert_sigbus(0);
 
-	replace_page(0, host_value(0, 1));
+	replace(0, t.poisoned, host_value(0, 1));
 	ASSERT_OUTCOME(resume(0), DONE);
-	TEST_ASSERT_EQ(t.result[0], host_value(0, 1));
+	assert_result(0, 0, host_value(0, 1));
+	if (readonly)
+		return;
+
 	ASSERT_OUTCOME(resume(1), DONE);
+	host_reads(off, val);
+	check_page(t.size - t.page_size, 2);
 }
 
 static void poison(bool on)
@@ -2005,7 +2620,6 @@ static void test_exec_dax(void)
  */
 
 #define SLOT_ROUNDS	20
-#define MMIO_VALUE	0x3310331033103310ul
 
 /*
  * What the guest must read: a value as long as nothing changes, anything that
@@ -2034,16 +2648,8 @@ static void read_expected(enum guest_op op, u64 nr_reads)
 		pthread_mutex_unlock(&expect.lock);
 
 		outcome = guest_do(0, op, 0, 8, nr_reads);
-		if (outcome == MMIO) {
-			struct kvm_run *run = t.vcpus[0]->run;
-
-			TEST_ASSERT(!run->mmio.is_write && run->mmio.len == 8 &&
-				    run->mmio.phys_addr == MEM_GPA,
-				    "Unexpected MMIO exit");
-			read = MMIO_VALUE;
-			memcpy(run->mmio.data, &read, sizeof(read));
-			outcome = resume(0);
-		}
+		if (outcome == MMIO)
+			outcome = answer_mmio_read(0, 0, MMIO_VALUE);
 		ASSERT_OUTCOME(outcome, DONE);
 		read = t.result[0];
 
@@ -2137,14 +2743,12 @@ static void race_delete(void *other, u64 other_value)
 	expect_verified(3);
 
 	expect_change(false, 0);
-	TEST_ASSERT(!set_slot(0, MEM_GPA, 0, NULL), "The memslot cannot go: %s",
-		    strerror(errno));
+	remove_slot();
 	expect_change(true, MMIO_VALUE);
 	expect_verified(3);
 
 	expect_change(false, 0);
-	TEST_ASSERT(!set_slot(0, MEM_GPA, t.size, t.hva),
-		    "The memslot cannot come back: %s", strerror(errno));
+	restore_slot();
 	expect_change(true, t.seed);
 	expect_verified(3);
 }
@@ -2335,14 +2939,11 @@ static void test_zap_race_shmem(void)
 
 static long zram_id = -1;
 static char zram_path[40];
-static bool zram_swap;
 
 static void remove_zram(void)
 {
 	char path[60];
 
-	if (zram_swap && swapoff(zram_path))
-		perror("swapoff");
 	snprintf(path, sizeof(path), "/sys/block/zram%ld/reset", zram_id);
 	write_number(path, 1);
 	write_number("/sys/class/zram-control/hot_remove", zram_id);
@@ -2362,7 +2963,15 @@ static void add_zram(void)
 	snprintf(zram_path, sizeof(zram_path), "/dev/zram%ld", zram_id);
 }
 
-static void add_swap(void)
+static const char *swap_path;
+
+static void remove_swap(void)
+{
+	if (swapoff(swap_path))
+		perror("swapoff");
+}
+
+static void swap_to(const char *path)
 {
 	struct {
 		char bootbits[1024];
@@ -2374,16 +2983,21 @@ static void add_swap(void)
 	};
 	int fd;
 
-	add_zram();
-	fd = open(zram_path, O_WRONLY);
-	TEST_ASSERT(fd >= 0, "%s: %s", zram_path, strerror(errno));
+	fd = open(path, O_WRONLY);
+	TEST_ASSERT(fd >= 0, "%s: %s", path, strerror(errno));
 	TEST_ASSERT(pwrite(fd, &header, sizeof(header), 0) == sizeof(header) &&
 		    pwrite(fd, "SWAPSPACE2", 10, t.page_size - 10) == 10 &&
-		    !fsync(fd), "%s: %s", zram_path, strerror(errno));
+		    !fsync(fd), "%s: %s", path, strerror(errno));
 	close(fd);
-	TEST_ASSERT(!swapon(zram_path, 0), "swapon(%s): %s", zram_path,
-		    strerror(errno));
-	zram_swap = true;
+	TEST_ASSERT(!swapon(path, 0), "swapon(%s): %s", path, strerror(errno));
+	swap_path = path;
+	atexit(remove_swap);
+}
+
+static void add_swap(void)
+{
+	add_zram();
+	swap_to(zram_path);
 }
 
 /* Count the pages of the slot that are not in memory any more. */
@@ -2480,8 +3094,7 @@ static void row_dirty_shmem_swap(void)
 	add_swap();
 	row_shmem();
 	/* Pages with a second mapping are not paged out. */
-	munmap(t.view, t.size);
-	t.view = t.hva;
+	drop_view();
 	host_writes(0, 0);
 }
 
@@ -2546,6 +3159,196 @@ static void test_dirty_file(void)
 	t.view = NULL;
 	close(dirty_fd);
 }
+
+#ifdef __x86_64__
+/*
+ * ---------------------------------------------------------------------------
+ * Page faults that the guest is told of
+ * ---------------------------------------------------------------------------
+ */
+
+static void require_async_pf(void)
+{
+	if (!kvm_cpu_has(X86_FEATURE_KVM_ASYNC_PF_INT))
+		skip("KVM has no asynchronous page faults");
+}
+
+/* Have the guest of vCPU 0 do something else while it waits for a page. */
+static void enable_async_pf(void)
+{
+	u64 gpa = addr_gva2gpa(t.vm, (vm_vaddr_t)&async_pf.data);
+
+	vm_install_exception_handler(t.vm, PF_VECTOR, guest_page_not_present);
+	vm_install_exception_handler(t.vm, ASYNC_PF_VECTOR, guest_page_ready);
+	ASSERT_OUTCOME(guest_do(0, OP_ENABLE_ASYNC_PF, 0, 0, gpa), DONE);
+	alarm(ASYNC_PF_SECONDS);
+}
+
+/* Each page was announced twice: as not present, and as ready. */
+static void assert_async_pf_events(u64 nr)
+{
+	sync_global_from_guest(t.vm, async_pf);
+	TEST_ASSERT(async_pf.nr_not_present == nr && async_pf.nr_ready == nr,
+		    "Guest was told %lu times that it has to wait, %lu times of a page, instead of %lu",
+		    async_pf.nr_not_present, async_pf.nr_ready, nr);
+}
+
+static void row_async_pf_guest(void)
+{
+	require_async_pf();
+	row_uffd();
+}
+
+static void row_async_pf_guest_readonly_slot(void)
+{
+	require_async_pf();
+	row_async_pf_readonly_slot();
+}
+
+static void row_async_pf_guest_prot_read(void)
+{
+	require_async_pf();
+	row_async_pf_prot_read();
+}
+
+/* The guest runs, and even userspace does, while a worker waits for the page. */
+static void test_async_pf_guest(void)
+{
+	size_t off;
+	int nr = 0;
+	u64 addr;
+
+	enable_async_pf();
+	for (off = 0; off < 4 * t.page_size; off += t.page_size) {
+		ASSERT_OUTCOME(guest_do(0, OP_READ_INTERRUPTIBLE, off, 8, 0),
+			       DONE);
+		TEST_ASSERT_EQ(t.result[0], ASYNC_PF_WAITS);
+
+		addr = uffd_wait();
+		TEST_ASSERT_EQ(addr, (uintptr_t)t.hva + off);
+		TEST_ASSERT(uffd_fault_thread != syscall(SYS_gettid),
+			    "The vCPU itself waits for the page");
+		uffd_supply(addr);
+
+		ASSERT_OUTCOME(resume(0), DONE);
+		assert_result(0, off, host_value(0, 7));
+		host_reads(off, host_value(0, 7));
+		assert_async_pf_events(++nr);
+	}
+}
+
+static char loop_path[40];
+static int loop_fd;
+
+static void remove_loop(void)
+{
+	if (ioctl(loop_fd, LOOP_CLR_FD, 0))
+		perror("LOOP_CLR_FD");
+	close(loop_fd);
+}
+
+/* A swap device that takes its time: reads from zram itself never wait. */
+static void add_slow_swap(void)
+{
+	int control = open("/dev/loop-control", O_RDWR);
+	int nr, fd;
+
+	if (control < 0)
+		skip("/dev/loop-control: %s", strerror(errno));
+	nr = ioctl(control, LOOP_CTL_GET_FREE);
+	TEST_ASSERT(nr >= 0, "LOOP_CTL_GET_FREE: %s", strerror(errno));
+	close(control);
+
+	add_zram();
+	fd = open(zram_path, O_RDWR);
+	TEST_ASSERT(fd >= 0, "%s: %s", zram_path, strerror(errno));
+	snprintf(loop_path, sizeof(loop_path), "/dev/loop%d", nr);
+	loop_fd = open(loop_path, O_RDWR);
+	TEST_ASSERT(loop_fd >= 0 && !ioctl(loop_fd, LOOP_SET_FD, fd), "%s: %s",
+		    loop_path, strerror(errno));
+	atexit(remove_loop);
+	close(fd);
+	swap_to(loop_path);
+}
+
+#define PAGE_CLUSTER	"/proc/sys/vm/page-cluster"
+
+static long page_cluster_before;
+
+static void restore_page_cluster(void)
+{
+	write_number(PAGE_CLUSTER, page_cluster_before);
+}
+
+static void row_swapped_out(void)
+{
+	int i;
+
+	require_async_pf();
+	/* No page can be evicted from the list of another CPU's new pages. */
+	kvm_pin_this_task_to_pcpu(sched_getcpu());
+	add_slow_swap();
+	/* Read one page at a time. */
+	page_cluster_before = read_number(PAGE_CLUSTER);
+	atexit(restore_page_cluster);
+	write_number(PAGE_CLUSTER, 0);
+
+	setup_anonymous();
+	for (i = 0; i < DIRTY_PAGES; i++)
+		host_writes(i * t.page_size, host_value(i, 0));
+	create_vm();
+}
+
+static void row_swapped_out_readonly_slot(void)
+{
+	require_readonly_slots();
+	row_swapped_out();
+}
+
+static void row_swapped_out_prot_read(void)
+{
+	row_swapped_out();
+	set_prot(PROT_READ);
+}
+
+/* A page goes in two steps: it is clean only when its write is complete. */
+static void swap_out_all(void)
+{
+	int i, n;
+
+	for (n = 0; evict_to_swap(-1) < DIRTY_PAGES; n++) {
+		TEST_ASSERT(n < 1000, "Pages stay in memory");
+		usleep(1000);
+		for (i = 0; i < DIRTY_PAGES; i++)
+			host_reads(i * t.page_size, host_value(i, 0));
+	}
+}
+
+static void test_swapped_out(void)
+{
+	enum outcome outcome;
+	int i, waits = 0;
+	size_t off;
+
+	enable_async_pf();
+	swap_out_all();
+	for (i = 0; i < DIRTY_PAGES; i++) {
+		off = i * t.page_size;
+		outcome = guest_do(0, OP_READ_INTERRUPTIBLE, off, 8, 0);
+		if (outcome == DONE && t.result[0] == ASYNC_PF_WAITS) {
+			waits++;
+			outcome = resume(0);
+		}
+		ASSERT_OUTCOME(outcome, DONE);
+		assert_result(0, off, host_value(i, 0));
+	}
+	assert_async_pf_events(waits);
+	/* The device may be faster than the vCPU now and then. */
+	TEST_ASSERT(waits >= DIRTY_PAGES / 2,
+		    "Guest could do something else for only %d of %d pages",
+		    waits, DIRTY_PAGES);
+}
+#endif /* __x86_64__ */
 
 #ifdef __aarch64__
 /*
@@ -2808,7 +3611,7 @@ static void test_module(void)
 	struct tkm_counts counts = { .nr = 4 };
 	struct tkm_poison poison = { .nr = 1, .on = 2 };
 	struct tkm_exchange exchange = { .a = 0, .b = 4 };
-	u32 delay_us = TKM_MAX_DELAY_US + 1;
+	u32 delay_us = TKM_MAX_DELAY_US + 1, broken = 2;
 	char bytes[16];
 	size_t i;
 
@@ -2842,6 +3645,7 @@ static void test_module(void)
 	assert_refused(TKM_POISON, &poison, EINVAL);
 	assert_refused(TKM_EXCHANGE, &exchange, EINVAL);
 	assert_refused(TKM_DELAY, &delay_us, EINVAL);
+	assert_refused(TKM_BREAK, &broken, EINVAL);
 	assert_refused(_IO('k', 0xff), NULL, ENOTTY);
 
 	TEST_ASSERT_EQ(pread(t.fd, bytes, 16, 4 * t.page_size - 8), 8);
@@ -2878,7 +3682,14 @@ static const struct row {
 	{ "zero_page", row_zero_page, test_zero_page, "zero page" },
 	{ "private_snapshot", row_private_snapshot, test_private_snapshot,
 	  "MAP_PRIVATE snapshot" },
+	{ "cow", row_cow, test_cow },
+	{ "cow_zero_page", row_zero_page, test_cow },
+	{ "cow_private_file", row_private_snapshot, test_cow_private_file },
+	{ "cow_thp", row_cow_thp, test_cow },
 	{ "ksm", row_ksm, test_ksm, "KSM page" },
+#ifdef __x86_64__
+	{ "private", row_private, test_private, "guest_memfd, private" },
+#endif
 	{ "prot_read", row_prot_read, test_prot_read,
 	  "PROT_READ VMA, writable slot" },
 	{ "pfnmap_pageless", row_pfnmap_pageless, test_maps_all,
@@ -2918,14 +3729,41 @@ static const struct row {
 	  "read-only slot, PFNMAP" },
 	{ "readonly_slot_unemulatable", row_readonly_slot,
 	  test_readonly_slot_unemulatable },
+	{ "romd", row_readonly_slot, test_romd },
+	{ "romd_pfnmap", row_readonly_slot_pfnmap, test_romd },
 #ifdef __x86_64__
 	{ "async_pf", row_uffd, test_async_pf },
 	{ "async_pf_readonly_slot", row_async_pf_readonly_slot, test_async_pf },
+	{ "async_pf_prot_read", row_async_pf_prot_read, test_async_pf },
+	{ "async_pf_fails", row_uffd, test_async_pf_fails },
+	{ "async_pf_fails_readonly_slot", row_async_pf_readonly_slot,
+	  test_async_pf_fails },
+	{ "async_pf_broken", row_async_pf_broken, test_async_pf_broken },
+	{ "async_pf_broken_readonly_slot", row_async_pf_broken_readonly_slot,
+	  test_async_pf_broken },
+	{ "async_pf_mixedmap_special", row_mixedmap_special,
+	  test_mixedmap_special_async },
+	{ "async_pf_mixedmap_special_readonly_slot",
+	  row_mixedmap_special_readonly_slot, test_mixedmap_special_async },
+	{ "async_pf_guest", row_async_pf_guest, test_async_pf_guest },
+	{ "async_pf_guest_readonly_slot", row_async_pf_guest_readonly_slot,
+	  test_async_pf_guest },
+	{ "async_pf_guest_prot_read", row_async_pf_guest_prot_read,
+	  test_async_pf_guest },
+	{ "swapped_out", row_swapped_out, test_swapped_out },
+	{ "swapped_out_readonly_slot", row_swapped_out_readonly_slot,
+	  test_swapped_out },
+	{ "swapped_out_prot_read", row_swapped_out_prot_read,
+	  test_swapped_out },
 #endif
 	{ "signal", row_uffd, test_signal },
 	{ "hole", row_hole, test_faults, "hole" },
 	{ "prot_none", row_prot_none, test_faults, "PROT_NONE" },
 	{ "hwpoison", row_hwpoison, test_hwpoison, "poisoned page" },
+	{ "hwpoison_readonly_slot", row_hwpoison_readonly_slot, test_hwpoison },
+	{ "hwpoison_hugetlb", row_hwpoison_hugetlb, test_hwpoison },
+	{ "hwpoison_shmem", row_hwpoison_shmem, test_hwpoison },
+	{ "hwpoison_page_cache", row_hwpoison_page_cache, test_hwpoison },
 	{ "pfnmap_hwpoison", row_pfnmap_hwpoison, test_pfnmap_hwpoison,
 	  "PFNMAP, poisoned page" },
 #ifdef __aarch64__
@@ -2956,9 +3794,15 @@ static const struct row {
 	{ "module", row_module, test_module },
 };
 
-static bool host_sees(size_t off, u64 expected)
+/* Whether what a guest writes arrives where others, if anybody, look for it. */
+static bool arrives(size_t off, u64 expected)
 {
 	u64 val;
+
+	if (t.guest_memfd >= 0)
+		return READ_ONCE(*(u64 *)(t.view + off)) != expected &&
+		       guest_do(1, OP_READ, off, 8, 0) == DONE &&
+		       t.result[1] == expected;
 
 	if (t.fd < 0)
 		val = READ_ONCE(*(u64 *)(t.view + off));
@@ -2986,7 +3830,7 @@ static enum outcome probe_write(size_t off)
 
 	report->write = "no";
 	if (outcome == DONE)
-		report->write = host_sees(off + 8, val) ? "ok" : "LOST";
+		report->write = arrives(off + 8, val) ? "ok" : "LOST";
 	return outcome;
 }
 
@@ -3018,6 +3862,7 @@ static void __noreturn run_row(const struct row *row, bool table)
 	alarm(ROW_TIMEOUT_SECONDS);
 
 	t.fd = -1;
+	t.guest_memfd = -1;
 	t.page_size = getpagesize();
 	t.prot = PROT_READ | PROT_WRITE;
 
