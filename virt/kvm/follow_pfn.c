@@ -399,8 +399,8 @@ static kvm_pfn_t kvm_follow_pfn_remapped(struct kvm_follow_pfn *kfp)
 }
 
 /*
- * Find private memory.  Whatever guest_memfd says is the errno: a fault on private
- * memory tells userspace more than one on an hva.
+ * Find private memory.  Whatever guest_memfd says is the errno: a fault on
+ * private memory tells userspace more than one on an hva.
  */
 static kvm_pfn_t kvm_follow_pfn_private(struct kvm_follow_pfn *kfp)
 {

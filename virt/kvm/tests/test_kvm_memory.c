@@ -534,8 +534,8 @@ static int tkm_file_poison(void __user *argp)
 	ret = memory_failure(page_to_pfn(page),
 			     MF_COUNT_INCREASED | MF_SW_SIMULATED);
 
-	/* A file that keeps the page, like a guest_memfd, is no failure. */
-	return ret == -EBUSY ? 0 : ret;
+	/* A file that keeps the poisoned page, like a guest_memfd, is no failure. */
+	return ret == -EBUSY && PageHWPoison(page) ? 0 : ret;
 }
 
 /* Works without a region too, for the module-wide values. */

@@ -154,13 +154,7 @@ struct tkm_stats {
 #define TKM_EXCHANGE		_IOW('k', 0x06, struct tkm_exchange)
 #define TKM_LOOKUP		_IOWR('k', 0x07, struct tkm_lookup)
 
-/*
- * 1: Make the fault handler want to wait, and fail with VM_FAULT_SIGBUS whenever
- * it may, like that of a file whose device returns errors.  0: End that.
- */
-#define TKM_BREAK		_IOW('k', 0x0c, __u32)
-
-/* All of the following work without a region, too. */
+/* These four work without a region, too. */
 
 /* Fill @page. */
 #define TKM_FILE_PAGE		_IOWR('k', 0x08, struct tkm_file_page)
@@ -175,5 +169,11 @@ struct tkm_stats {
  * module.
  */
 #define TKM_LOOKUP_DELAY	_IOW('k', 0x0b, __u32)
+
+/*
+ * 1: Make the fault handler want to wait, and fail with VM_FAULT_SIGBUS whenever
+ * it may, like that of a file whose device returns errors.  0: End that.
+ */
+#define TKM_BREAK		_IOW('k', 0x0c, __u32)
 
 #endif /* _KVM_TEST_KVM_MEMORY_UAPI_H */
