@@ -21,6 +21,10 @@ static void list(const char *path)
 	struct dirent *entry;
 	DIR *dir = opendir(path);
 
+	if (!dir && errno == ENOTDIR) {
+		puts(path);
+		return;
+	}
 	if (!dir) {
 		perror(path);
 		return;
@@ -56,7 +60,10 @@ static void run(char **argv, const char *output)
 		exit(1);
 	}
 	if (!strcmp(argv[0], "ls")) {
-		list(argv[1] ?: ".");
+		for (i = 1; argv[i]; i++)
+			list(argv[i]);
+		if (i == 1)
+			list(".");
 	} else if (!strcmp(argv[0], "cat")) {
 		for (i = 1; argv[i]; i++)
 			print(argv[i]);
