@@ -286,12 +286,15 @@ static kvm_pfn_t kvm_check_remapped_vma(const struct kvm_follow_pfn *kfp,
 
 	/*
 	 * No reference can be taken, so nothing would keep the memory in place
-	 * for a caller that does not notice when the host unmaps it.
+	 * for a caller that does not notice when the host unmaps it.  A caller
+	 * that wants a reference, not a pin, has no use for memory without one,
+	 * so do not tell the administrator to permit that.
 	 */
 	if (!kfp->guarded_by_mmu_notifier && !kfp->try_get_pfn &&
 	    !kvm_allow_unsafe_mappings) {
-		pr_warn_once("kvm: gfn 0x%llx (hva 0x%lx) is not refcounted and refused for use without an mmu_notifier, see kvm.allow_unsafe_mappings\n",
-			     kfp->gfn, kfp->hva);
+		if (kfp->pin)
+			pr_warn_once("kvm: gfn 0x%llx (hva 0x%lx) is not refcounted and refused for use without an mmu_notifier, see kvm.allow_unsafe_mappings\n",
+				     kfp->gfn, kfp->hva);
 		return KVM_PFN_ERR_FAULT;
 	}
 

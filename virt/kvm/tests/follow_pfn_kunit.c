@@ -42,11 +42,6 @@ static const struct kfp_kind *const kfp_remapped_kinds[] = {
 	&kfp_pfnmap_reserved, &kfp_pageless, &kfp_io,
 };
 
-static void kfp_kind_desc(const struct kfp_kind *const *kind, char *desc)
-{
-	strscpy(desc, (*kind)->name, KUNIT_PARAM_DESC_SIZE);
-}
-
 KUNIT_ARRAY_PARAM(kfp_refcounted, kfp_refcounted_kinds, kfp_kind_desc);
 KUNIT_ARRAY_PARAM(kfp_remapped, kfp_remapped_kinds, kfp_kind_desc);
 
@@ -267,16 +262,6 @@ static bool kfp_is_writable(struct kunit *test, struct kvm_follow_pfn kfp)
 	kfp_release(&kfp, false);
 
 	return kfp.writable;
-}
-
-static bool kfp_is_pinned(struct page *page)
-{
-	return folio_maybe_dma_pinned(page_folio(page));
-}
-
-static bool kfp_is_referenced(struct page *page)
-{
-	return folio_test_referenced(page_folio(page));
 }
 
 /* Requests, good and bad. */

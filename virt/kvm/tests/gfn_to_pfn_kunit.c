@@ -10,7 +10,6 @@
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
-#include <linux/rbtree.h>
 #include <linux/sched/signal.h>
 
 #include "kunit_memory.h"
@@ -71,18 +70,6 @@ static kvm_pfn_t g2p_write(struct kunit *test, int index)
 		   NULL);
 }
 
-static bool g2p_is_referenced(struct page *page)
-{
-	return folio_test_referenced(page_folio(page));
-}
-
-/* Forget what get_user_pages() and the test itself marked. */
-static void g2p_unmark(struct page *page)
-{
-	folio_clear_referenced(page_folio(page));
-	ClearPageDirty(page);
-}
-
 /* Take and release what is behind one page of the mapping. */
 static void g2p_expect_balance(struct kunit *test, int index, bool write,
 			       bool dirty, bool refcounted)
@@ -96,7 +83,7 @@ static void g2p_expect_balance(struct kunit *test, int index, bool write,
 	KUNIT_ASSERT_EQ(test, pfn, env->mem.pfn[index]);
 	if (page) {
 		KUNIT_EXPECT_EQ(test, page_ref_count(page), count + refcounted);
-		g2p_unmark(page);
+		kfp_unmark(page);
 	}
 
 	if (dirty)
@@ -105,7 +92,7 @@ static void g2p_expect_balance(struct kunit *test, int index, bool write,
 		kvm_release_pfn_clean(pfn);
 	if (page) {
 		KUNIT_EXPECT_EQ(test, page_ref_count(page), count);
-		KUNIT_EXPECT_EQ(test, g2p_is_referenced(page), refcounted);
+		KUNIT_EXPECT_EQ(test, kfp_is_referenced(page), refcounted);
 		KUNIT_EXPECT_EQ(test, PageDirty(page), dirty && refcounted);
 	}
 }
@@ -318,20 +305,6 @@ KFP_TEST(g2p_only_an_interruptible_lookup_ends_with_a_signal)
 	disallow_signal(SIGUSR1);
 }
 
-/* Give the VM its memslot. */
-static void g2p_add_slot(struct kunit *test)
-{
-	struct kvm_memslots *slots = kunit_kzalloc(test, sizeof(*slots), GFP_KERNEL);
-	struct kfp_env *env = test->priv;
-	struct rb_node *node = &env->slot.gfn_node[0];
-
-	KUNIT_ASSERT_NOT_NULL(test, slots);
-	slots->gfn_tree = RB_ROOT;
-	rb_link_node(node, NULL, &slots->gfn_tree.rb_node);
-	rb_insert_color(node, &slots->gfn_tree);
-	rcu_assign_pointer(env->kvm->memslots[0], slots);
-}
-
 KFP_TEST(g2p_slot_is_found_by_gfn)
 {
 	struct kfp_env *env = test->priv;
@@ -339,7 +312,7 @@ KFP_TEST(g2p_slot_is_found_by_gfn)
 	struct page *page;
 
 	kfp_map_shared(test, &kfp_single);
-	g2p_add_slot(test);
+	kfp_add_slot(test, &env->slot);
 
 	KUNIT_EXPECT_EQ(test, gfn_to_pfn(env->kvm, KFP_GFN + 2), env->mem.pfn[2]);
 	kvm_release_pfn_clean(env->mem.pfn[2]);
@@ -376,7 +349,7 @@ KFP_TEST(g2p_lookup_by_gfn_writes_unless_told_otherwise)
 	bool writable = true;
 
 	kfp_map_anon(test, PROT_READ | PROT_WRITE);
-	g2p_add_slot(test);
+	kfp_add_slot(test, &env->slot);
 
 	KUNIT_EXPECT_TRUE(test, g2p_has_written(gfn_to_pfn(env->kvm, KFP_GFN)));
 	KUNIT_EXPECT_TRUE(test, g2p_has_written(gfn_to_pfn_memslot(&env->slot,
@@ -394,7 +367,7 @@ KFP_TEST(g2p_page_is_refcounted_or_an_error)
 	struct kfp_env *env = test->priv;
 
 	kfp_map_shared(test, &kfp_pfnmap_single);
-	g2p_add_slot(test);
+	kfp_add_slot(test, &env->slot);
 	KUNIT_EXPECT_PTR_EQ(test, gfn_to_page(env->kvm, KFP_GFN), env->mem.page[0]);
 	KUNIT_EXPECT_EQ(test, page_ref_count(env->mem.page[0]), 2);
 	put_page(env->mem.page[0]);
@@ -409,7 +382,7 @@ KFP_TEST(g2p_page_of_memory_without_pages_is_an_error)
 	struct kfp_env *env = test->priv;
 
 	kfp_map_shared(test, &kfp_pageless);
-	g2p_add_slot(test);
+	kfp_add_slot(test, &env->slot);
 	KUNIT_EXPECT_TRUE(test, is_error_page(gfn_to_page(env->kvm, KFP_GFN)));
 }
 
@@ -422,18 +395,18 @@ KFP_TEST(g2p_set_marks_pages_that_are_not_reserved)
 	page = env->mem.page[0];
 
 	kvm_set_pfn_accessed(env->mem.pfn[0]);
-	KUNIT_EXPECT_TRUE(test, g2p_is_referenced(page));
+	KUNIT_EXPECT_TRUE(test, kfp_is_referenced(page));
 	KUNIT_EXPECT_FALSE(test, PageDirty(page));
-	g2p_unmark(page);
+	kfp_unmark(page);
 	kvm_set_pfn_dirty(env->mem.pfn[0]);
-	KUNIT_EXPECT_FALSE(test, g2p_is_referenced(page));
+	KUNIT_EXPECT_FALSE(test, kfp_is_referenced(page));
 	KUNIT_EXPECT_TRUE(test, PageDirty(page));
 
-	g2p_unmark(page);
+	kfp_unmark(page);
 	SetPageReserved(page);
 	kvm_set_pfn_accessed(env->mem.pfn[0]);
 	kvm_set_pfn_dirty(env->mem.pfn[0]);
-	KUNIT_EXPECT_FALSE(test, g2p_is_referenced(page));
+	KUNIT_EXPECT_FALSE(test, kfp_is_referenced(page));
 	KUNIT_EXPECT_FALSE(test, PageDirty(page));
 	ClearPageReserved(page);
 }

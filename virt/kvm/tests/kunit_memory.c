@@ -12,6 +12,7 @@
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/pfn_t.h>
+#include <linux/rbtree.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/shmem_fs.h>
@@ -82,6 +83,11 @@ const struct kfp_kind kfp_pageless = {
 	.insert = KFP_BY_INSERT_PFN,
 	.vm_flags = VM_IO | VM_PFNMAP,
 };
+
+void kfp_kind_desc(const struct kfp_kind *const *kind, char *desc)
+{
+	strscpy(desc, (*kind)->name, KUNIT_PARAM_DESC_SIZE);
+}
 
 /* The scripted mapping. */
 
@@ -267,14 +273,17 @@ static void kfp_free_memory(struct kfp_memory *mem)
 
 KUNIT_DEFINE_ACTION_WRAPPER(kfp_fput, fput, struct file *);
 
-/* Map a file, or anonymous memory if @file is NULL, and put the slot over it. */
+/*
+ * Map a file, or anonymous memory if @file is NULL, and put the slot over it.
+ * With MAP_FIXED, replace what the slot is over already.
+ */
 static void kfp_map_file(struct kunit *test, struct file *file,
 			 unsigned long prot, unsigned long flags)
 {
 	struct kfp_env *env = test->priv;
-	unsigned long addr;
+	unsigned long addr = flags & MAP_FIXED ? env->slot.userspace_addr : 0;
 
-	addr = kunit_vm_mmap(test, file, 0, KFP_SIZE, prot, flags, 0);
+	addr = kunit_vm_mmap(test, file, addr, KFP_SIZE, prot, flags, 0);
 	KUNIT_ASSERT_NE(test, addr, 0);
 	KUNIT_ASSERT_LT(test, addr, TASK_SIZE);
 
@@ -349,6 +358,20 @@ void kfp_touch(struct kunit *test, int index)
 	KUNIT_ASSERT_EQ(test, 0, put_user(0x5a, p));
 }
 
+/* Give the VM a memslot, the only one of its address space. */
+void kfp_add_slot(struct kunit *test, struct kvm_memory_slot *slot)
+{
+	struct kvm_memslots *slots = kunit_kzalloc(test, sizeof(*slots), GFP_KERNEL);
+	struct rb_node *node = &slot->gfn_node[0];
+	struct kfp_env *env = test->priv;
+
+	KUNIT_ASSERT_NOT_NULL(test, slots);
+	slots->gfn_tree = RB_ROOT;
+	rb_link_node(node, NULL, &slots->gfn_tree.rb_node);
+	rb_insert_color(node, &slots->gfn_tree);
+	rcu_assign_pointer(env->kvm->memslots[slot->as_id], slots);
+}
+
 /*
  * Let go of the mm.  A kthread that exits with an mm leaks the mm_struct, since
  * only kthread_unuse_mm() undoes the mmgrab() of kthread_use_mm().
@@ -366,6 +389,23 @@ void kfp_detach(struct kfp_env *env)
 	mmput(mm);
 	/* The reference of kunit_vm_mmap(), which the exit would have put. */
 	mmput(mm);
+}
+
+bool kfp_is_pinned(struct page *page)
+{
+	return folio_maybe_dma_pinned(page_folio(page));
+}
+
+bool kfp_is_referenced(struct page *page)
+{
+	return folio_test_referenced(page_folio(page));
+}
+
+/* Forget what get_user_pages() and the test itself marked. */
+void kfp_unmark(struct page *page)
+{
+	folio_clear_referenced(page_folio(page));
+	ClearPageDirty(page);
 }
 
 struct kfp_pages_state kfp_pages_state(struct kunit *test)

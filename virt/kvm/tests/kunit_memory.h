@@ -6,8 +6,9 @@
  * What the KUnit tests of the resolution of guest frames have in common.
  *
  * Each test has an mm of its own, with one mapping of KFP_PAGES pages, and a
- * hand-made memslot over it.  There is no VM: the functions under test look at
- * the memslots and at current->mm only.
+ * hand-made memslot over it, which kfp_add_slot() lets be found by its gfns.
+ * There is no VM: the functions under test look at the memslots and at
+ * current->mm only.
  *
  * Memory that has to be exotic, or whose reference counts have to be known to
  * the digit, is mapped from a file whose fault handler the test scripts, see
@@ -123,8 +124,16 @@ void kfp_map_shmem(struct kunit *test, unsigned long prot,
 void kfp_drop_memory(struct kunit *test);
 void kfp_detach(struct kfp_env *env);
 
+void kfp_add_slot(struct kunit *test, struct kvm_memory_slot *slot);
+
 unsigned long kfp_hva(struct kunit *test, int index);
 void kfp_touch(struct kunit *test, int index);
+
+void kfp_kind_desc(const struct kfp_kind *const *kind, char *desc);
+
+bool kfp_is_pinned(struct page *page);
+bool kfp_is_referenced(struct page *page);
+void kfp_unmark(struct page *page);
 
 struct kfp_pages_state kfp_pages_state(struct kunit *test);
 void kfp_expect_counts(struct kunit *test,

@@ -6,7 +6,6 @@
  * Each test runs in a process and a VM of its own.  Memory that userspace cannot
  * come by comes from the module test_kvm_memory (CONFIG_KVM_TEST_MEMORY).
  */
-#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -33,18 +32,16 @@
 #ifdef __x86_64__
 #include "apic.h"
 #endif
+#include "host_memory.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
-#include "../../../../virt/kvm/tests/test_kvm_memory_uapi.h"
-
 #define MEM_GPA			0x40000000ul
 #define MEM_SLOT		10
 #define NR_VCPUS		2
 #define MAX_PAGES		1024
-#define HUGE_SIZE		0x200000ul
 #define MMIO_VALUE		0x3310331033103310ul
 
 /* Generous, an emulated machine may be slow. */
@@ -139,7 +136,6 @@ static struct {
 
 /* What a test tells its parent. */
 static struct report {
-	char skip[200];
 	/* These are constants, at the same address in parent and child. */
 	const char *read;
 	const char *write;
@@ -590,41 +586,11 @@ static void vcpu_reads_mmio(int id, size_t off, u64 val)
 	assert_result(id, off, val);
 }
 
-static void __printf(1, 2) __noreturn skip(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(report->skip, sizeof(report->skip), fmt, ap);
-	va_end(ap);
-	exit(KSFT_SKIP);
-}
-
 /*
  * ---------------------------------------------------------------------------
  * Memory
  * ---------------------------------------------------------------------------
  */
-
-static void *map(size_t size, int prot, int flags, int fd)
-{
-	void *mem = mmap(NULL, size, prot, flags, fd, 0);
-
-	TEST_ASSERT(mem != MAP_FAILED, "mmap() failed: %s", strerror(errno));
-	return mem;
-}
-
-/* Map with the alignment of a huge page, as the GPA has it. */
-static void *map_aligned(size_t size, int prot, int flags, int fd)
-{
-	void *mem = map(size + HUGE_SIZE, PROT_NONE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
-
-	mem = align_ptr_up(mem, HUGE_SIZE);
-	mem = mmap(mem, size, prot, flags | MAP_FIXED, fd, 0);
-	TEST_ASSERT(mem != MAP_FAILED, "mmap() failed: %s", strerror(errno));
-	return mem;
-}
 
 /* Whatever was at @off of the slot is replaced by fresh anonymous memory. */
 static void replace(size_t off, size_t size, u64 val)
@@ -643,20 +609,12 @@ static void replace_page(size_t off, u64 val)
 
 static void module_ioctl(unsigned long cmd, void *arg)
 {
-	int ret = ioctl(t.fd, cmd, arg);
-
-	TEST_ASSERT(!ret, "ioctl 0x%lx of the test module failed: %s", cmd,
-		    strerror(errno));
+	region_ioctl(t.fd, cmd, arg);
 }
 
 static void get_counts(struct tkm_page *pages)
 {
-	struct tkm_counts counts = {
-		.nr = t.nr_pages,
-		.pages = (uintptr_t)pages,
-	};
-
-	module_ioctl(TKM_COUNTS, &counts);
+	get_region_counts(t.fd, t.nr_pages, pages);
 }
 
 /* Verify that nobody holds a reference that the page tables do not explain. */
@@ -737,27 +695,9 @@ static void zap(void)
 static void create_region(u32 kind, u32 flags, u32 nr_pages,
 			  u32 order)
 {
-	struct tkm_create create = {
-		.kind = kind,
-		.flags = flags,
-		.nr_pages = nr_pages,
-		.order = order,
-	};
-
 	TEST_ASSERT(nr_pages <= MAX_PAGES, "%u pages are too many", nr_pages);
 
-	t.fd = open(TKM_DEVICE, O_RDWR);
-	if (t.fd < 0)
-		skip("%s: %s, load the module test_kvm_memory", TKM_DEVICE,
-		     strerror(errno));
-
-	if (ioctl(t.fd, TKM_CREATE, &create)) {
-		if (kind == TKM_PFNMAP_PAGELESS && errno == ENODEV)
-			skip("the module has no memory without struct pages");
-		TEST_FAIL("TKM_CREATE of kind %u failed: %s", kind,
-			  strerror(errno));
-	}
-
+	t.fd = open_region(kind, flags, nr_pages, order);
 	t.nr_pages = nr_pages;
 	t.refcounted = kind == TKM_MIXEDMAP_NORMAL;
 	t.size = nr_pages * t.page_size;
@@ -974,72 +914,17 @@ static void row_anonymous(void)
 
 static void row_thp(void)
 {
-	size_t i;
-
 	t.size = 2 * HUGE_SIZE;
-	t.hva = map_aligned(t.size, t.prot, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	t.hva = map_thp(t.size);
 	t.view = t.hva;
-	if (madvise(t.hva, t.size, MADV_HUGEPAGE))
-		skip("MADV_HUGEPAGE: %s", strerror(errno));
-
-	for (i = 0; i < t.size; i += HUGE_SIZE)
-		memset(t.hva + i, 0, HUGE_SIZE);
 	setup_memory();
 	create_vm();
 }
 
-static void write_number(const char *path, long val)
-{
-	int fd = open(path, O_WRONLY);
-
-	TEST_ASSERT(fd >= 0, "open(%s): %s", path, strerror(errno));
-	TEST_ASSERT(dprintf(fd, "%ld", val) > 0, "write(%s): %s", path,
-		    strerror(errno));
-	close(fd);
-}
-
-/* Returns -1 where the file does not exist. */
-static long read_number(const char *path)
-{
-	FILE *f = fopen(path, "r");
-	long val = -1;
-
-	if (f) {
-		if (fscanf(f, "%ld", &val) != 1)
-			val = -1;
-		fclose(f);
-	}
-	return val;
-}
-
-static long nr_hugepages_before = -1;
-
-static void restore_hugepages(void)
-{
-	write_number("/proc/sys/vm/nr_hugepages", nr_hugepages_before);
-}
-
 static void setup_hugetlb(void)
 {
-	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (21 << 26);
-	long nr = read_number("/proc/sys/vm/nr_hugepages");
-
-	if (nr < 0)
-		skip("no hugetlb");
-
 	t.size = HUGE_SIZE;
-	t.hva = mmap(NULL, t.size, t.prot, flags, -1, 0);
-	if (t.hva == MAP_FAILED) {
-		nr_hugepages_before = nr;
-		atexit(restore_hugepages);
-		write_number("/proc/sys/vm/nr_hugepages", nr + 1);
-		t.hva = mmap(NULL, t.size, t.prot, flags, -1, 0);
-	}
-	if (t.hva == MAP_FAILED) {
-		t.hva = NULL;
-		skip("no hugetlb page of 2 MiB: %s", strerror(errno));
-	}
-
+	t.hva = map_hugetlb();
 	t.view = t.hva;
 	setup_memory();
 }
@@ -1119,19 +1004,6 @@ static void test_hugetlb_part(void)
 	ASSERT_OUTCOME(guest_do(0, OP_READ, untouched, 8, 0), FAULT);
 }
 
-static int make_file(const char *dir, size_t size)
-{
-	char path[100];
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/follow_pfn_test.XXXXXX", dir);
-	fd = mkstemp(path);
-	TEST_ASSERT(fd >= 0, "mkstemp(%s): %s", path, strerror(errno));
-	unlink(path);
-	TEST_ASSERT(!ftruncate(fd, size), "ftruncate(): %s", strerror(errno));
-	return fd;
-}
-
 static void setup_shared_file(int fd)
 {
 	t.size = 16 * t.page_size;
@@ -1158,17 +1030,10 @@ static void row_file(void)
 	setup_shared_file(make_file(".", 16 * t.page_size));
 }
 
-static const char *dax_path;
-
 static void row_dax(void)
 {
-	int fd;
+	int fd = open_dax();
 
-	if (!dax_path)
-		skip("no DAX device given with -d");
-
-	fd = open(dax_path, O_RDWR);
-	TEST_ASSERT(fd >= 0, "%s: %s", dax_path, strerror(errno));
 	t.size = HUGE_SIZE;
 	t.hva = map_aligned(t.size, t.prot, MAP_SHARED, fd);
 	t.view = map_aligned(t.size, t.prot, MAP_SHARED, fd);
@@ -1461,46 +1326,15 @@ static void row_cow_thp(void)
 	setup_cow();
 }
 
-#define KSM_DIR	"/sys/kernel/mm/ksm/"
-
-static struct {
-	long run, pages_to_scan, sleep_millisecs;
-} ksm_before;
-
-static void restore_ksm(void)
-{
-	write_number(KSM_DIR "run", ksm_before.run);
-	write_number(KSM_DIR "pages_to_scan", ksm_before.pages_to_scan);
-	write_number(KSM_DIR "sleep_millisecs", ksm_before.sleep_millisecs);
-}
-
 static void row_ksm(void)
 {
 	int i;
-
-	ksm_before.run = read_number(KSM_DIR "run");
-	if (ksm_before.run < 0)
-		skip("no KSM");
-	ksm_before.pages_to_scan = read_number(KSM_DIR "pages_to_scan");
-	ksm_before.sleep_millisecs = read_number(KSM_DIR "sleep_millisecs");
 
 	setup_anonymous();
 	t.seed = host_value(0, getpid());
 	for (i = 0; i < 16; i++)
 		host_writes(i * t.page_size, t.seed);
-	if (madvise(t.hva, t.size, MADV_MERGEABLE))
-		skip("MADV_MERGEABLE: %s", strerror(errno));
-
-	atexit(restore_ksm);
-	write_number(KSM_DIR "pages_to_scan", 1000);
-	write_number(KSM_DIR "sleep_millisecs", 10);
-	write_number(KSM_DIR "run", 1);
-	for (i = 0; read_number("/proc/self/ksm_merging_pages") < 16; i++) {
-		TEST_ASSERT(i < 1000, "KSM merges nothing");
-		usleep(10000);
-	}
-	write_number(KSM_DIR "run", 0);
-
+	merge_pages(t.hva, 16);
 	create_vm();
 }
 
@@ -2161,48 +1995,12 @@ static void test_pfnmap_reserved(void)
 	test_maps_all();
 }
 
-#define PCI_DIR	"/sys/bus/pci/devices"
-
-static long pci_attribute(const char *device, const char *name)
-{
-	char path[300];
-	unsigned long val = 0;
-	FILE *f;
-
-	snprintf(path, sizeof(path), PCI_DIR "/%s/%s", device, name);
-	f = fopen(path, "r");
-	if (!f)
-		return 0;
-	if (fscanf(f, "%lx", &val) != 1)
-		val = 0;
-	fclose(f);
-	return val;
-}
-
-/* The shared memory of QEMU's ivshmem-plain is RAM behind a PCI BAR. */
 static void row_pci_bar(void)
 {
-	DIR *dir = opendir(PCI_DIR);
-	struct dirent *entry = NULL;
-	char path[300];
-	struct stat st;
-	int fd;
+	size_t size;
+	int fd = open_pci_bar(&size);
 
-	while (dir && (entry = readdir(dir)))
-		if (pci_attribute(entry->d_name, "vendor") == 0x1af4 &&
-		    pci_attribute(entry->d_name, "device") == 0x1110)
-			break;
-	if (!entry)
-		skip("no ivshmem-plain device");
-
-	snprintf(path, sizeof(path), PCI_DIR "/%s/enable", entry->d_name);
-	write_number(path, 1);
-	snprintf(path, sizeof(path), PCI_DIR "/%s/resource2", entry->d_name);
-	closedir(dir);
-
-	fd = open(path, O_RDWR);
-	TEST_ASSERT(fd >= 0 && !fstat(fd, &st), "%s: %s", path, strerror(errno));
-	t.size = st.st_size < HUGE_SIZE ? st.st_size : HUGE_SIZE;
+	t.size = size < HUGE_SIZE ? size : HUGE_SIZE;
 	t.hva = map_aligned(t.size, t.prot, MAP_SHARED, fd);
 	t.view = map(t.size, t.prot, MAP_SHARED, fd);
 	close(fd);
@@ -2612,10 +2410,7 @@ static int lookup_fd;
 
 static void open_lookup(void)
 {
-	lookup_fd = open(TKM_DEVICE, O_RDWR);
-	if (lookup_fd < 0)
-		skip("%s: %s, load the module test_kvm_memory", TKM_DEVICE,
-		     strerror(errno));
+	lookup_fd = open_module();
 }
 
 /* The references to memory that is not the module's. */
@@ -3636,11 +3431,7 @@ static void row_mte_dax(void)
 
 	require_mte();
 	open_lookup();
-	if (!dax_path)
-		skip("no DAX device given with -d");
-	fd = open(dax_path, O_RDWR);
-	TEST_ASSERT(fd >= 0, "%s: %s", dax_path, strerror(errno));
-
+	fd = open_dax();
 	t.size = HUGE_SIZE;
 	create_vm_and_replace_memory(fd);
 	close(fd);
@@ -3680,10 +3471,7 @@ static void assert_refused(unsigned long cmd, void *arg, int err)
 
 static void row_module(void)
 {
-	t.fd = open(TKM_DEVICE, O_RDWR);
-	if (t.fd < 0)
-		skip("%s: %s, load the module test_kvm_memory", TKM_DEVICE,
-		     strerror(errno));
+	t.fd = open_module();
 }
 
 static void test_module(void)
@@ -3951,7 +3739,7 @@ static void probe(void)
 	report->exit = outcome_names[rd != DONE ? rd : wr];
 }
 
-static void __noreturn run_row(const struct row *row, bool table)
+static void set_up_row(const struct row *row)
 {
 	struct sigaction sa = {
 		.sa_sigaction = sigbus_handler,
@@ -3967,87 +3755,26 @@ static void __noreturn run_row(const struct row *row, bool table)
 	t.prot = PROT_READ | PROT_WRITE;
 
 	row->setup();
+}
+
+static void test_row(const void *row)
+{
+	set_up_row(row);
+	((const struct row *)row)->test();
+	teardown();
+}
+
+static void probe_row(const void *row)
+{
+	set_up_row(row);
 	/* An architecture that refuses the memslot has no guest to run. */
-	if (table && refuses_prot_read && !(t.prot & PROT_WRITE)) {
+	if (refuses_prot_read && !(t.prot & PROT_WRITE)) {
 		report->read = "no";
 		report->write = "no";
 		report->exit = "slot refused";
-	} else if (table) {
-		probe();
 	} else {
-		row->test();
-		teardown();
+		probe();
 	}
-	exit(KSFT_PASS);
-}
-
-/* Returns a wait status. */
-static int fork_row(const struct row *row, bool table)
-{
-	int status;
-	pid_t pid;
-
-	memset(report, 0, sizeof(*report));
-	fflush(stdout);
-	pid = fork();
-	TEST_ASSERT(pid >= 0, "fork() failed: %s", strerror(errno));
-	if (!pid)
-		run_row(row, table);
-
-	TEST_ASSERT(waitpid(pid, &status, 0) == pid, "waitpid() failed: %s",
-		    strerror(errno));
-	return status;
-}
-
-static bool is_skip(int status)
-{
-	/* An assertion that fails with EACCES exits with KSFT_SKIP, too. */
-	return WIFEXITED(status) && WEXITSTATUS(status) == KSFT_SKIP &&
-	       report->skip[0];
-}
-
-/* Returns false if there is no module. */
-static bool get_module_stats(struct tkm_stats *stats)
-{
-	int fd = open(TKM_DEVICE, O_RDWR);
-	bool ret;
-
-	memset(stats, 0, sizeof(*stats));
-	if (fd < 0)
-		return false;
-	ret = !ioctl(fd, TKM_STATS, stats);
-	close(fd);
-	return ret;
-}
-
-static void test_row(const struct row *row)
-{
-	struct tkm_stats before, after;
-	int status;
-
-	get_module_stats(&before);
-	status = fork_row(row, false);
-	get_module_stats(&after);
-
-	if (is_skip(status))
-		ksft_test_result_code(KSFT_SKIP, row->name, "%s", report->skip);
-	else if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
-		ksft_test_result_code(KSFT_FAIL, row->name, "timeout");
-	else if (WIFSIGNALED(status))
-		ksft_test_result_code(KSFT_FAIL, row->name, "signal %d",
-				      WTERMSIG(status));
-	else if (WEXITSTATUS(status))
-		ksft_test_result_code(KSFT_FAIL, row->name, "exit status %d",
-				      WEXITSTATUS(status));
-	else if (after.bad_counts != before.bad_counts)
-		ksft_test_result_code(KSFT_FAIL, row->name,
-				      "%llu pages released with wrong counts",
-				      after.bad_counts - before.bad_counts);
-	else if (after.regions != before.regions)
-		ksft_test_result_code(KSFT_FAIL, row->name,
-				      "memory is still mapped");
-	else
-		ksft_test_result_code(KSFT_PASS, row->name, NULL);
 }
 
 #define TRACE_DIR	"/sys/kernel/tracing/"
@@ -4122,14 +3849,16 @@ static bool table_row(const struct row *row, FILE *table)
 {
 	struct resolution last = { "-", "-", "-" };
 	bool traced = start_trace();
-	int status = fork_row(row, true);
+	int status;
 
+	memset(report, 0, sizeof(*report));
+	status = fork_test(probe_row, row);
 	if (traced)
 		stop_trace(&last);
 
 	fprintf(table, "%-35s ", row->label);
 	if (is_skip(status)) {
-		fprintf(table, "skipped: %s\n", report->skip);
+		fprintf(table, "skipped: %s\n", skip_reason);
 		return true;
 	}
 	if (status) {
@@ -4166,75 +3895,18 @@ static bool print_table(void)
 	return ok;
 }
 
-static void __noreturn help(const char *name, int status)
-{
-	printf("usage: %s [-h] [-l] [-r] [-t] [-d DEVICE] [TEST...]\n\n"
-	       "-d: a character device of DAX memory, will be overwritten\n"
-	       "-l: list the tests\n"
-	       "-r: fail if " TKM_DEVICE " does not exist\n"
-	       "-t: print a table of what each kind of memory does\n"
-	       "TEST: run only these tests\n", name);
-	exit(status);
-}
-
-static bool is_selected(const struct row *row, int argc, char **argv)
-{
-	int i;
-
-	for (i = optind; i < argc; i++)
-		if (!strcmp(row->name, argv[i]))
-			return true;
-
-	return optind == argc;
-}
-
 int main(int argc, char **argv)
 {
-	bool table = false, require = false;
-	struct tkm_stats stats;
-	int plan = 0, opt;
+	struct host_test tests[ARRAY_SIZE(rows)];
 	size_t i;
 
-	while ((opt = getopt(argc, argv, "d:hlrt")) != -1) {
-		switch (opt) {
-		case 'd':
-			dax_path = optarg;
-			break;
-		case 'l':
-			for (i = 0; i < ARRAY_SIZE(rows); i++)
-				puts(rows[i].name);
-			return 0;
-		case 'r':
-			require = true;
-			break;
-		case 't':
-			table = true;
-			break;
-		default:
-			help(argv[0], opt == 'h' ? 0 : KSFT_FAIL);
-		}
-	}
-
-	report = mmap(NULL, sizeof(*report), PROT_READ | PROT_WRITE,
-		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	TEST_ASSERT(report != MAP_FAILED, "mmap() failed: %s", strerror(errno));
-
-	if (require && !get_module_stats(&stats))
-		ksft_exit_fail_msg("%s: %s, load the module test_kvm_memory\n",
-				   TKM_DEVICE, strerror(errno));
-
-	if (table)
-		return print_table() ? 0 : KSFT_FAIL;
-
 	for (i = 0; i < ARRAY_SIZE(rows); i++)
-		plan += is_selected(&rows[i], argc, argv);
-	if (!plan)
-		help(argv[0], KSFT_FAIL);
+		tests[i] = (struct host_test) {
+			.name = rows[i].name,
+			.run = test_row,
+			.arg = &rows[i],
+		};
 
-	ksft_print_header();
-	ksft_set_plan(plan);
-	for (i = 0; i < ARRAY_SIZE(rows); i++)
-		if (is_selected(&rows[i], argc, argv))
-			test_row(&rows[i]);
-	ksft_finished();
+	report = map_report(sizeof(*report));
+	return run_tests(argc, argv, tests, ARRAY_SIZE(rows), print_table);
 }

@@ -88,29 +88,11 @@ static struct {
  * ---------------------------------------------------------------------------
  */
 
-static struct {
-	u8 runs;
-	u8 may_exit;
-	u8 vector;
-	u64 error_code;
-} l2;
-
-/*
- * Exit to L1, once that is allowed, and be it at the second attempt.  A VM-exit
- * does not restore registers: use none but those that kvm_asm_safe() clobbers.
- */
+/* Exit to L1.  A VM-exit does not restore registers: use none. */
 static void l2_guest_code(void)
 {
-	asm volatile("movb $1, %[runs]\n\t"
-		     "7: pause\n\t"
-		     "cmpb $0, %[may_exit]\n\t"
-		     "je 7b\n\t"
-		     "8: " KVM_ASM_SAFE("vmmcall")
-		     "jmp 8b\n\t"
-		     : [runs] "=m"(l2.runs), [vector] "=m"(l2.vector),
-		       [error_code] "=m"(l2.error_code)
-		     : [may_exit] "m"(l2.may_exit)
-		     : KVM_ASM_SAFE_CLOBBERS);
+	asm volatile("1: vmmcall\n\t"
+		     "jmp 1b\n\t");
 }
 
 static void guest_svm_setup(struct svm_test_data *svm)
@@ -1762,7 +1744,6 @@ TEST_F_TIMEOUT(private_mem, vmcb12_of_private_gfn, TEST_SECONDS)
 		SKIP(return, "no SVM");
 
 	vmcb = set_up_svm();
-	*(u8 *)addr_gva2hva(t.vm, (vm_vaddr_t)&l2.may_exit) = 1;
 	for (i = 0; i < 3; i++) {
 		vmcb->control.exit_code = 0;
 		assert_svm(OP_VMRUN, 0);
@@ -1780,41 +1761,6 @@ TEST_F_TIMEOUT(private_mem, vmcb12_of_private_gfn, TEST_SECONDS)
 		guest_reads(0, VMCB_PAGE, 0);
 		set_shared(VMCB_PAGE);
 	}
-}
-
-static int job_vmrun(size_t page)
-{
-	return guest_do(0, OP_VMRUN, page, 0);
-}
-
-/* A VM-exit that cannot be reported to L1 is an exception in L2. */
-TEST_F_TIMEOUT(private_mem, vmcb12_converted, TEST_SECONDS)
-{
-	u8 *runs = addr_gva2hva(t.vm, (vm_vaddr_t)&l2.runs);
-	u8 *may_exit = addr_gva2hva(t.vm, (vm_vaddr_t)&l2.may_exit);
-	u8 *vector = addr_gva2hva(t.vm, (vm_vaddr_t)&l2.vector);
-	struct vmcb *vmcb, copy;
-
-	if (!kvm_cpu_has(X86_FEATURE_SVM))
-		SKIP(return, "no SVM");
-
-	vmcb = set_up_svm();
-	start_job(job_vmrun, VMCB_PAGE);
-	while (!READ_ONCE(*runs))
-		TEST_ASSERT(!atomic_load(&job.done), "L2 does not run");
-
-	copy = *vmcb;
-	set_private(VMCB_PAGE);
-	WRITE_ONCE(*may_exit, 1);
-	while (READ_ONCE(*vector) != GP_VECTOR)
-		TEST_ASSERT(!atomic_load(&job.done), "L2 exits to L1");
-	assert_vmcb_unchanged(vmcb, &copy);
-
-	set_shared(VMCB_PAGE);
-	pthread_join(job.thread, NULL);
-	TEST_ASSERT_EQ(job.err, 0);
-	TEST_ASSERT_EQ(t.result[0], 0);
-	TEST_ASSERT_EQ(vmcb->control.exit_code, SVM_EXIT_VMMCALL);
 }
 
 int main(int argc, char *argv[])

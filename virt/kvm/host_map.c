@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Mappings of guest memory in the kernel, for accesses of KVM itself.
+ *
+ * Such a mapping is not in the page tables of the VMM, i.e. nothing takes it
+ * down when the memory is freed, migrated, or replaced by a copy.  There are
+ * two kinds of users, and each has an answer to that:
+ *
+ *  kvm_vcpu_map() pins the page, and keeps the pin until kvm_vcpu_unmap().
+ *
+ *  gfn_to_pfn_cache, see pfncache.c, holds nothing.  An MMU notifier makes the
+ *  cache invalid, and the mapping is used only under gpc->lock, while the cache
+ *  is valid.
+ *
+ * Memory that is not refcounted cannot be pinned, and is refused by the former
+ * unless the administrator permits it, see kvm.allow_unsafe_mappings.
+ */
+#include <kunit/static_stub.h>
+
+#include <linux/highmem.h>
+#include <linux/io.h>
+#include <linux/ioremap.h>
+#include <linux/kvm_follow_pfn.h>
+#include <linux/kvm_host.h>
+#include <linux/mm.h>
+
+#include "kvm_mm.h"
+
+/*
+ * Map the host frame @pfn in the kernel.  The caller sees to it that the frame
+ * stays what it is for as long as the mapping is used.
+ *
+ * Return the address of its first byte, or NULL.
+ *
+ * Context: may sleep.
+ */
+void *kvm_map_pfn(kvm_pfn_t pfn)
+{
+	KUNIT_STATIC_STUB_REDIRECT(kvm_map_pfn, pfn);
+
+	if (pfn_valid(pfn))
+		return kmap(pfn_to_page(pfn));
+
+	/* Without I/O memory, all memory has struct pages. */
+	if (IS_ENABLED(CONFIG_HAS_IOMEM))
+		return memremap(pfn_to_hpa(pfn), PAGE_SIZE, MEMREMAP_WB);
+
+	return NULL;
+}
+
+/*
+ * Undo kvm_map_pfn().  The address that it has returned tells how @pfn was
+ * mapped, pfn_valid() does not: memory may have got struct pages since then, or
+ * lost them.
+ *
+ * Context: may sleep, but not if @pfn has a struct page.
+ */
+void kvm_unmap_pfn(kvm_pfn_t pfn, void *khva)
+{
+	KUNIT_STATIC_STUB_REDIRECT(kvm_unmap_pfn, pfn, khva);
+
+	if (is_ioremap_addr(khva))
+		memunmap(khva);
+	else
+		kunmap(pfn_to_page(pfn));
+}
+
+/*
+ * Map the guest frame @gfn in the kernel until kvm_vcpu_unmap(), for reads, and
+ * if @map->writable for writes, too.
+ */
+static int kvm_vcpu_map_gfn(struct kvm_vcpu *vcpu, gfn_t gfn,
+			    struct kvm_host_map *map)
+{
+	struct kvm_follow_pfn kfp = {
+		.slot = gfn_to_memslot(vcpu->kvm, gfn),
+		.gfn = gfn,
+		.flags = map->writable ? FOLL_WRITE : 0,
+		.pin = true,
+	};
+
+	if (!kfp.slot)
+		return -EINVAL;
+
+	/* The hva of the memslot is not what the guest sees. */
+	if (kvm_mem_is_private(vcpu->kvm, gfn))
+		return -EINVAL;
+
+	if (is_error_noslot_pfn(__kvm_follow_pfn(&kfp)))
+		return -EINVAL;
+
+	map->hva = kvm_map_pfn(kfp.pfn);
+	if (!map->hva) {
+		kvm_release_held_page(kfp.page, kfp.hold, false);
+		return -EFAULT;
+	}
+
+	map->pfn = kfp.pfn;
+	map->gfn = gfn;
+	map->page = kfp.page;
+	map->hold = kfp.hold;
+
+	return 0;
+}
+
+/*
+ * Map the guest frame @gfn in the kernel, for reads and writes of KVM, or of
+ * the CPU if it is told the pfn, until kvm_vcpu_unmap().
+ *
+ * The frame is that of the gfn in address space zero, i.e. outside of SMM,
+ * whatever the mode of the vCPU.  It is pinned, hence remains what the host
+ * maps at the hva, unless the host unmaps that.  The writes are made known to
+ * the dirty log, and to the host, by kvm_vcpu_unmap().  Whoever keeps the map
+ * while the guest runs marks the gfn dirty earlier.
+ *
+ * @map must not be in use, and need not be initialized.
+ *
+ * Return:
+ *
+ *  0		@map->hva is the first byte of the frame, @map->pfn its number
+ *  -EINVAL	there is no such memory, or it must not be accessed
+ *  -EFAULT	it cannot be mapped in the kernel
+ *
+ * On error, nothing is held and kvm_vcpu_mapped() is false.
+ *
+ * Context: task of the vCPU, with kvm->srcu held; may sleep.
+ */
+int kvm_vcpu_map(struct kvm_vcpu *vcpu, gfn_t gfn, struct kvm_host_map *map)
+{
+	*map = (struct kvm_host_map) { .writable = true };
+
+	return kvm_vcpu_map_gfn(vcpu, gfn, map);
+}
+EXPORT_SYMBOL_GPL(kvm_vcpu_map);
+
+/*
+ * Like kvm_vcpu_map(), but for reads only.  The frame may be in a read-only
+ * memslot, or one that the host maps read-only, and the page is not marked
+ * dirty.  Such a page may be replaced by a copy when somebody else writes to
+ * it, so do not keep the map while the guest runs.
+ */
+int kvm_vcpu_map_readonly(struct kvm_vcpu *vcpu, gfn_t gfn,
+			  struct kvm_host_map *map)
+{
+	*map = (struct kvm_host_map) { .writable = false };
+
+	return kvm_vcpu_map_gfn(vcpu, gfn, map);
+}
+EXPORT_SYMBOL_GPL(kvm_vcpu_map_readonly);
+
+/*
+ * Undo kvm_vcpu_map() or kvm_vcpu_map_readonly().  Do nothing if @map is all
+ * zeroes, if mapping failed, or if @map was unmapped already.
+ *
+ * Context: kvm->srcu is held, or the VM is being destroyed; may sleep, but not
+ * if @map->pfn has a struct page.
+ */
+void kvm_vcpu_unmap(struct kvm_vcpu *vcpu, struct kvm_host_map *map)
+{
+	if (!kvm_vcpu_mapped(map))
+		return;
+
+	kvm_unmap_pfn(map->pfn, map->hva);
+
+	/* Not by the vCPU, whose memslots are others in SMM. */
+	if (map->writable)
+		mark_page_dirty(vcpu->kvm, map->gfn);
+
+	kvm_release_held_page(map->page, map->hold, map->writable);
+
+	*map = (struct kvm_host_map) {};
+}
+EXPORT_SYMBOL_GPL(kvm_vcpu_unmap);
