@@ -65,19 +65,18 @@ void kvm_unmap_pfn(kvm_pfn_t pfn, void *khva)
 		kunmap(pfn_to_page(pfn));
 }
 
-/*
- * Map the guest frame @gfn in the kernel until kvm_vcpu_unmap(), for reads, and
- * if @map->writable for writes, too.
- */
 static int kvm_vcpu_map_gfn(struct kvm_vcpu *vcpu, gfn_t gfn,
-			    struct kvm_host_map *map)
+			    struct kvm_host_map *map, bool writable)
 {
 	struct kvm_follow_pfn kfp = {
 		.slot = gfn_to_memslot(vcpu->kvm, gfn),
 		.gfn = gfn,
-		.flags = map->writable ? FOLL_WRITE : 0,
+		.flags = writable ? FOLL_WRITE : 0,
 		.pin = true,
 	};
+	void *hva;
+
+	*map = (struct kvm_host_map) {};
 
 	if (!kfp.slot)
 		return -EINVAL;
@@ -89,16 +88,20 @@ static int kvm_vcpu_map_gfn(struct kvm_vcpu *vcpu, gfn_t gfn,
 	if (is_error_noslot_pfn(__kvm_follow_pfn(&kfp)))
 		return -EINVAL;
 
-	map->hva = kvm_map_pfn(kfp.pfn);
-	if (!map->hva) {
+	hva = kvm_map_pfn(kfp.pfn);
+	if (!hva) {
 		kvm_release_held_page(kfp.page, kfp.hold, false);
 		return -EFAULT;
 	}
 
-	map->pfn = kfp.pfn;
-	map->gfn = gfn;
-	map->page = kfp.page;
-	map->hold = kfp.hold;
+	*map = (struct kvm_host_map) {
+		.hva = hva,
+		.pfn = kfp.pfn,
+		.gfn = gfn,
+		.writable = writable,
+		.page = kfp.page,
+		.hold = kfp.hold,
+	};
 
 	return 0;
 }
@@ -127,9 +130,7 @@ static int kvm_vcpu_map_gfn(struct kvm_vcpu *vcpu, gfn_t gfn,
  */
 int kvm_vcpu_map(struct kvm_vcpu *vcpu, gfn_t gfn, struct kvm_host_map *map)
 {
-	*map = (struct kvm_host_map) { .writable = true };
-
-	return kvm_vcpu_map_gfn(vcpu, gfn, map);
+	return kvm_vcpu_map_gfn(vcpu, gfn, map, true);
 }
 EXPORT_SYMBOL_GPL(kvm_vcpu_map);
 
@@ -142,9 +143,7 @@ EXPORT_SYMBOL_GPL(kvm_vcpu_map);
 int kvm_vcpu_map_readonly(struct kvm_vcpu *vcpu, gfn_t gfn,
 			  struct kvm_host_map *map)
 {
-	*map = (struct kvm_host_map) { .writable = false };
-
-	return kvm_vcpu_map_gfn(vcpu, gfn, map);
+	return kvm_vcpu_map_gfn(vcpu, gfn, map, false);
 }
 EXPORT_SYMBOL_GPL(kvm_vcpu_map_readonly);
 

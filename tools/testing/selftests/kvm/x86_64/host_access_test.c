@@ -157,6 +157,7 @@ enum l2_op {
 };
 
 static u8 l2_op;
+static u8 l2_went_on;
 
 /*
  * Use no registers but RAX, RCX and RDX, which guest_vmrun() expects to change:
@@ -167,15 +168,17 @@ static void l2_guest_code(void)
 	asm volatile("cmpb %[op_out], %[op]\n\t"
 		     "jne 1f\n\t"
 		     "out %%al, %[port]\n\t"
+		     "movb $1, %[went_on]\n\t"
 		     "1: cmpb %[op_rdmsr], %[op]\n\t"
 		     "jne 2f\n\t"
 		     "mov %[msr], %%ecx\n\t"
 		     "rdmsr\n\t"
 		     "2: vmmcall\n\t"
 		     "jmp 2b\n\t"
-		     :: [op] "m"(l2_op), [op_out] "i"(L2_OUT),
-			[op_rdmsr] "i"(L2_RDMSR), [port] "i"(L2_PORT),
-			[msr] "i"(MSR_STAR)
+		     : [went_on] "=m"(l2_went_on)
+		     : [op] "m"(l2_op), [op_out] "i"(L2_OUT),
+		       [op_rdmsr] "i"(L2_RDMSR), [port] "i"(L2_PORT),
+		       [msr] "i"(MSR_STAR)
 		     : "rax", "rcx", "rdx", "memory");
 }
 
@@ -1741,6 +1744,8 @@ static void test_vmcb12_readonly_in_smm(const void *arg)
 	set_up_smi(false);
 	lose_write_access();
 	assert_shutdown();
+	TEST_ASSERT(!*(u8 *)addr_gva2hva(t.vm, (vm_vaddr_t)&l2_went_on),
+		    "L2 has run after RSM");
 	teardown();
 }
 
