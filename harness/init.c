@@ -21,6 +21,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kvm.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -28,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/signalfd.h>
@@ -267,6 +269,26 @@ static bool attempt(const char *name, int timeout, char **argv, char why[300])
 	return !*why || !strncmp(why, "SKIP ", 5);
 }
 
+/*
+ * Keep one VM from the first test on.  The first VM of a system patches the
+ * scheduler (preempt_notifier_key), and so does the end of the last one.  QEMU
+ * 7.2's multi-threaded emulator may go on executing an instruction that another
+ * CPU has just replaced: a vCPU that is scheduled out, and then in again without
+ * being loaded, stops arm64 for good.
+ */
+static void hold_vm(void)
+{
+	static bool held;
+	int kvm;
+
+	if (held)
+		return;
+	held = true;
+	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (kvm >= 0 && ioctl(kvm, KVM_CREATE_VM, 0L) < 0)
+		result(false, "KVM_CREATE_VM", strerror(errno));
+}
+
 /* An attempt that failed is mentioned, and left to harness/report to count. */
 static void run_test(const char *name, int timeout, char **argv)
 {
@@ -274,6 +296,7 @@ static void run_test(const char *name, int timeout, char **argv)
 	int retries;
 	bool ok;
 
+	hold_vm();
 	for (retries = 0; ; retries++) {
 		ok = attempt(name, timeout, argv, why);
 		if (ok || retries == max_retries)
