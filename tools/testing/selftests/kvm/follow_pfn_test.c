@@ -3764,9 +3764,25 @@ static void test_row(const void *row)
 	teardown();
 }
 
+#define TRACING		"/sys/kernel/tracing/"
+
+/* Tell whoever records the trace what memory the lookups are of from now on. */
+static void mark_trace(const char *label)
+{
+	size_t first = MEM_GPA / t.page_size;
+	int fd = open(TRACING "trace_marker", O_WRONLY);
+
+	if (fd < 0)
+		return;
+	dprintf(fd, "memory: %s, gfn %lx-%lx\n", label, first,
+		first + t.size / t.page_size - 1);
+	close(fd);
+}
+
 static void probe_row(const void *row)
 {
 	set_up_row(row);
+	mark_trace(((const struct row *)row)->label);
 	/* An architecture that refuses the memslot has no guest to run. */
 	if (refuses_prot_read && !(t.prot & PROT_WRITE)) {
 		report->read = "no";
@@ -3777,22 +3793,26 @@ static void probe_row(const void *row)
 	}
 }
 
-#define TRACE_DIR	"/sys/kernel/tracing/"
-#define TRACE_EVENT	TRACE_DIR "events/kvm/kvm_follow_pfn/enable"
+/* Buffers of its own: those at the top may be somebody's who records a trace. */
+#define TRACE_DIR	TRACING "instances/follow_pfn_test/"
+#define TRACE_EVENT	"events/kvm/kvm_follow_pfn/enable"
 
 /* Returns false on a kernel without the event. */
 static bool start_trace(void)
 {
 	int fd;
 
-	if (access(TRACE_EVENT, W_OK))
+	if (access(TRACING TRACE_EVENT, W_OK))
 		return false;
+
+	TEST_ASSERT(!mkdir(TRACE_DIR, 0700) || errno == EEXIST,
+		    "mkdir(" TRACE_DIR "): %s", strerror(errno));
 
 	/* Opening with O_TRUNC empties the buffer. */
 	fd = open(TRACE_DIR "trace", O_WRONLY | O_TRUNC);
 	TEST_ASSERT(fd >= 0, TRACE_DIR "trace: %s", strerror(errno));
 	close(fd);
-	write_number(TRACE_EVENT, 1);
+	write_number(TRACE_DIR TRACE_EVENT, 1);
 	return true;
 }
 
@@ -3822,7 +3842,7 @@ static void stop_trace(struct resolution *last)
 	bool ok, found_ok = false;
 	FILE *f;
 
-	write_number(TRACE_EVENT, 0);
+	write_number(TRACE_DIR TRACE_EVENT, 0);
 	f = fopen(TRACE_DIR "trace", "r");
 	TEST_ASSERT(f, TRACE_DIR "trace: %s", strerror(errno));
 	while (fgets(line, sizeof(line), f)) {
@@ -3887,6 +3907,7 @@ static bool print_table(void)
 		ksft_print_msg("%s\n", rows[i].label);
 		ok &= table_row(&rows[i], table);
 	}
+	rmdir(TRACE_DIR);
 	fclose(table);
 
 	/* In one piece, not among what the kernel says meanwhile. */
