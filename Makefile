@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # Each verb is a script in harness/; `make` alone lists them.
-export ARCH T KSRC V
+export ARCH T KSRC V TRACE
 
 help:
 	@echo 'Verbs (variables: ARCH=x86_64|arm64|riscv64, T=one test, KSRC=a 6.12.y tree or tarball, V=1):'
@@ -24,6 +24,9 @@ run: deps tree ## build, boot, and print what a guest sees of each kind of memor
 compare: deps tree ## the same table beside the unpatched base's
 	@harness/run --compare
 
+trace: $(if $(TRACE),,deps tree) ## count what kvm:kvm_follow_pfn traces of that, in out/trace.html; TRACE=a trace.dat of yours
+	@harness/trace
+
 test: deps tree ## all tests, of all architectures or of ARCH; T=name for one
 	@harness/test
 
@@ -42,4 +45,4 @@ shell: deps tree ## boot the patched kernel to a prompt
 clean: ## remove build/ and out/, unless build/linux has work that is not written back
 	@harness/clean
 
-.PHONY: help deps tree refresh series run compare test bisect bench check shell clean
+.PHONY: help deps tree refresh series run compare trace test bisect bench check shell clean
