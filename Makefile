@@ -24,7 +24,7 @@ run: deps tree ## build, boot, and print what a guest sees of each kind of memor
 compare: deps tree ## the same table beside the unpatched base's
 	@harness/run --compare
 
-trace: $(if $(TRACE),,deps tree) ## count what kvm:kvm_follow_pfn traces of that, in out/trace.html; TRACE=a trace.dat of yours
+trace: $(if $(TRACE),,deps tree) ## the routes of its lookups, per kind of memory; TRACE=a trace.dat of yours
 	@harness/trace
 
 test: deps tree ## all tests, of all architectures or of ARCH; T=name for one

@@ -19,7 +19,7 @@ function wide(hex) {
 	return substr("0000000000000000" hex, length(hex) + 1)
 }
 
-# What is marked replaces what was marked before of the same gfns.
+# A marker outlives those of which it has all the gfns.
 function mark(name,    first, last, i, n, range) {
 	first = wide("0")
 	last = "ffffffffffffffff"
@@ -30,7 +30,7 @@ function mark(name,    first, last, i, n, range) {
 		name = substr(name, 1, RSTART - 1)
 	}
 	for (i = 1; i <= nr_marks; i++)
-		if (mark_last[i] < first || last < mark_first[i]) {
+		if (mark_first[i] < first || last < mark_last[i]) {
 			n++
 			mark_first[n] = mark_first[i]
 			mark_last[n] = mark_last[i]
@@ -47,7 +47,7 @@ function mark(name,    first, last, i, n, range) {
 }
 
 function row_of(gfn, task,    i) {
-	for (i = 1; i <= nr_marks; i++)
+	for (i = nr_marks; i; i--)
 		if (mark_first[i] <= gfn && gfn <= mark_last[i])
 			return mark_name[i]
 	task = "task " task
@@ -192,20 +192,23 @@ function bars(list,    n, i, part, line) {
 	return line
 }
 
-function put_page(t, title,    row, col, what) {
+function put_page(t, title,    row, col, class, what) {
 	print "<table>\n<caption>" title "</caption>" >HTML
 	for (row = 0; row <= nr_rows[t]; row++) {
 		printf "<tr>" >HTML
 		for (col = 1; col <= nr_cells[t, 0]; col++) {
 			what = escape(cell[t, row, col])
+			class = !row && what in is_route ? what : col >= bar[t] ? "left" : ""
+			if (class != "")
+				class = " class=\"" class "\""
 			if (!row)
-				what = "<th scope=\"col\"" (what in is_route ? " class=\"" what "\"" : "") ">" what "</th>"
+				what = "<th scope=\"col\"" class ">" what "</th>"
 			else if (col == 1)
 				what = "<th scope=\"row\">" what "</th>"
 			else if (col == bar[t])
 				what = "<td class=\"bar\" aria-hidden=\"true\">" bars(what) "</td>"
 			else
-				what = "<td" (col > bar[t] ? " class=\"turn\"" : "") ">" what "</td>"
+				what = "<td" class ">" what "</td>"
 			printf "%s", what >HTML
 		}
 		print "</tr>" >HTML
@@ -246,7 +249,7 @@ END {
 
 	title = "Lookups by kvm_follow_pfn in " ENVIRON["FILE"]
 	gsub(/[\001-\037\177]/, "?", title)
-	lost = !dropped ? "" : "Events are missing in " dropped " places, where the buffers of the kernel were full."
+	lost = !dropped ? "" : "Gaps where events were lost, because the buffers of the kernel were full: " dropped
 	print title >TXT
 	if (dropped)
 		print lost >TXT
@@ -260,9 +263,9 @@ END {
 	print "table { border-collapse: collapse; margin: 2em 0 }" >HTML
 	print "caption { text-align: left; font-weight: bold; padding: .3em 0 }" >HTML
 	print "th, td { text-align: right; padding: .2em .6em; border-bottom: 1px solid #8886; white-space: nowrap }" >HTML
-	print "th:first-child, .turn { text-align: left }" >HTML
+	print "th:first-child, .left { text-align: left }" >HTML
 	print "td { font-variant-numeric: tabular-nums }" >HTML
-	print ".bar { min-width: 10em; font-size: 0; text-align: left }" >HTML
+	print ".bar { min-width: 10rem; font-size: 0; text-align: left }" >HTML
 	print ".bar i { display: inline-block; height: 12px }" >HTML
 	print "th.fast, th.slow, th.remapped, th.guest_memfd, th.none { border-bottom: 4px solid }" >HTML
 	print "i.fast { background: #4a8f3c } th.fast { border-color: #4a8f3c }" >HTML
