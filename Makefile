@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # Each verb is a script in harness/; `make` alone lists them.
-export ARCH T KSRC V TRACE
+export ARCH T KSRC BASE V TRACE
 
 help:
 	@echo 'Verbs (variables: ARCH=x86_64|arm64|riscv64, T=one test, KSRC=a 6.12.y tree or tarball, V=1):'
@@ -17,6 +17,9 @@ refresh: ## write the commits in build/linux back to patches/ and the new files
 
 series: tree ## make out/series, out/series.mbox and out/debian, and prove them with git am
 	@harness/series
+
+rebase: tree ## what breaks on BASE (directory, tarball, repository:revision); without, take the result
+	@harness/rebase
 
 run: deps tree ## build, boot, and print what a guest sees of each kind of memory
 	@harness/run
@@ -45,4 +48,4 @@ shell: deps tree ## boot the patched kernel to a prompt
 clean: ## remove build/ and out/, unless build/linux has work that is not written back
 	@harness/clean
 
-.PHONY: help deps tree refresh series run compare trace test bisect bench check shell clean
+.PHONY: help deps tree refresh series rebase run compare trace test bisect bench check shell clean

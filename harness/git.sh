@@ -44,6 +44,14 @@ refuse_unclean() {
 		die "build/linux has uncommitted work in $path: commit it (a new file needs 'git add -f') and 'make refresh', or drop it"
 }
 
+# refuse_unwritten: nor commits that are in no patch.
+refuse_unwritten() {
+	local extra
+	refuse_unclean
+	extra=$(klinux log -1 --format='%h (%s)' --branches HEAD --not base "$(klinux rev-parse -q --verify refs/kfp/series || echo base)")
+	[ -z "$extra" ] || die "build/linux has $extra, which is not in the project: 'make refresh', or delete its branch"
+}
+
 # lock NAME: only one script at a time moves build/NAME.
 lock() {
 	mkdir -p "$BUILD"
