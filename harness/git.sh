@@ -91,10 +91,13 @@ version_of() {
 		END { print v["VERSION"] "." v["PATCHLEVEL"] "." v["SUBLEVEL"] v["EXTRAVERSION"] }'
 }
 
-# version_of_base: the Debian version if base/versions knows the tree.
+# version_of_base: the Debian version if base/versions knows the tree; where two
+# have the same tree, that of the tarball.
 version_of_base() {
 	local known
-	known=$(awk -v t="$(klinux rev-parse 'base^{tree}')" '$3 == t { print $1; exit }' "$ROOT/base/versions")
+	known=$(awk -v t="$(klinux rev-parse 'base^{tree}')" -v s="$(klinux config kfp.source || :)" '
+		$3 == t && (!v || $2 == s) { v = $1 }
+		END { print v }' "$ROOT/base/versions")
 	if [ -n "$known" ]; then
 		say "$known"
 	else
