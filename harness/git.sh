@@ -52,6 +52,15 @@ refuse_unwritten() {
 	[ -z "$extra" ] || die "build/linux has $extra, which is not in the project: 'make refresh', or delete its branch"
 }
 
+# refuse_rebased: nor what a person has done in build/rebase/linux.
+refuse_rebased() {
+	local made LINUX=$BUILD/rebase/linux
+	made=$(klinux rev-parse -q --verify refs/kfp/rebase 2>/dev/null) || return 0
+	if [ "$(klinux rev-parse HEAD)" != "$made" ] || [ -n "$(unclean)" ]; then
+		die "build/rebase/linux has work of yours: 'make rebase' takes it, 'rm -rf build/rebase' drops it"
+	fi
+}
+
 # lock NAME: only one script at a time moves build/NAME.
 lock() {
 	mkdir -p "$BUILD"
