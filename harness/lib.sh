@@ -7,11 +7,55 @@ BUILD=$ROOT/build OUT=$ROOT/out
 # The kernel's own makes must not inherit the flags of the project's make.
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 
+# again [COMMAND...]: what to type to have COMMAND, or this script, run once more.
+command_line=("harness/${0##*/}" "$@")
+again() {
+	local v
+	[ $# != 0 ] || set -- "${command_line[@]}"
+	for v in ARCH GUEST CROSS_COMPILE TARGETS KTREE OBJ ACCEL QEMU QEMU_EXTRA; do
+		[ -z "${!v:-}" ] || printf '%s=%q ' "$v" "${!v}"
+	done
+	printf '%s' "$1"
+	shift
+	[ $# = 0 ] || printf ' %q' "$@"
+}
+
+# Descriptor 8 is the terminal that shows progress, if the standard error is one
+# (V=1 shows the output itself). Scripts inherit it from those that take their
+# standard error away.
+[ -t 8 ] || [ ! -t 2 ] || [ -n "${V:-}" ] || exec 8>&2
+
+# progress [TEXT]: one line on the terminal, cut at its edge, that the next one, or
+# nothing, takes the place of.
+progress() {
+	[ ! -t 8 ] || printf '\r\033[K\033[?7l%s\033[?7h\r' "$*" >&8
+}
+
+# counting TEXT TOTAL REGEX [EVERY]: swallow the input, and show TEXT, how many lines
+# matched REGEX, of TOTAL if that is known, and what the last one has in parentheses.
+# A line that repeats the one before it does not count. More than TOTAL: it was wrong,
+# so leave it out.
+counting() {
+	local line last='' n=0 total=${2:-}
+	[ -t 8 ] || { cat >/dev/null; return; }
+	while IFS= read -r line; do
+		if [[ ! $line =~ $3 ]] || [ "$line" = "$last" ]; then continue; fi
+		last=$line n=$((n + 1))
+		[ "$n" -le "${total:-$n}" ] || total=''
+		[ $((n % ${4:-1})) != 0 ] || progress "$1 $n${total:+ of $total}${BASH_REMATCH[1]:+, ${BASH_REMATCH[1]}}"
+	done
+	progress
+}
+# shellcheck disable=SC2034 # used by the scripts
+KBUILD_LINE='^  [A-Z0-9]+ +(.*)$'
+
 say() {
+	progress
 	printf '%s\n' "$*"
 }
 
 die() {
+	progress
 	printf '%s: %s\n' "${0##*/}" "$*" >&2
 	exit 1
 }

@@ -31,7 +31,7 @@ known() {
 # unpack SRC ID [VERSIONS [OBJECTS]]: make $LINUX of it, if its version is one of
 # VERSIONS; with what it shares with another repository left in that one's OBJECTS.
 unpack() {
-	local src=$1 id=$2 new=$LINUX.new free line version tree
+	local src=$1 id=$2 new=$LINUX.new free line version tree total
 	free=$(df -Pm "$BUILD" | awk 'NR == 2 { print $4 }')
 	[ "$free" -ge "$need_mb" ] ||
 		die "$BUILD has $free MB free, a kernel tree with its history needs $need_mb: free some, or put build elsewhere"
@@ -43,13 +43,13 @@ unpack() {
 		if [ -e "$src/.config" ] || [ -e "$src/include/generated" ]; then
 			die "$src holds build products: run 'make mrproper' in it"
 		fi
-		tar -C "$src" --exclude=./.git -cf - . | tar -C "$new" --no-same-owner -xf - ||
+		tar -C "$src" --exclude=./.git -cf - . | tar -C "$new" --no-same-owner -xvf - | counting 'unpacking: file' '' . 100 ||
 			die "$src cannot be copied, see above"
 	elif [ ! -e "$src" ]; then
-		git -C "${src%:*}" archive --format=tar "$id" | tar -C "$new" --no-same-owner -xf - ||
+		git -C "${src%:*}" archive --format=tar "$id" | tar -C "$new" --no-same-owner -xvf - | counting 'unpacking: file' '' . 100 ||
 			die "$src cannot be unpacked, see above"
 	else
-		tar -C "$new" --strip-components=1 --no-same-owner -xf "$src" 2>"$new.err" ||
+		tar -C "$new" --strip-components=1 --no-same-owner -xvf "$src" 2>"$new.err" | counting 'unpacking: file' '' . 100 ||
 			die "$src is not a whole kernel tarball ($(head -1 "$new.err")): fetch it again"
 		rm -f "$new.err"
 	fi
@@ -62,6 +62,7 @@ unpack() {
 	esac
 
 	say "importing Linux $version"
+	total=$(find "$new" ! -type d | wc -l)
 	git init -q -b series "$new"
 	[ -z "${4:-}" ] || printf '%s\n' "$4" >"$new/.git/objects/info/alternates"
 	git -C "$new" config core.autocrlf false
@@ -69,7 +70,7 @@ unpack() {
 	git -C "$new" config gc.auto 0
 	git -C "$new" config kfp.source "$id"
 	# -f: the tree's own .gitignore hides files that belong to it
-	git -C "$new" add -Af
+	git -C "$new" add -Avf | counting 'importing: file' "$total" . 100
 	tree=$(git -C "$new" write-tree)
 	line=$(known 2 "$id")
 	[ -z "$line" ] || [ "$tree" = "${line##* }" ] ||
