@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # Each verb is a script in harness/; `make` alone lists them.
-export ARCH T KSRC BASE V TRACE
+export ARCH T KSRC BASE V TESTS TIMEOUT TRACE
 
 help:
 	@echo 'Verbs (variables: ARCH=x86_64|arm64|riscv64, T=one test, KSRC=a 6.12.y tree or tarball, V=1):'
@@ -21,10 +21,10 @@ series: tree ## make out/series, out/series.mbox and out/debian, and prove them 
 rebase: tree ## what breaks on BASE (directory, tarball, repository:revision); without, take the result
 	@harness/rebase
 
-run: deps tree ## build, boot, and print what a guest sees of each kind of memory
+run: deps tree ## build, boot, print what a guest sees of each kind of memory; TESTS=DIR: run its tests
 	@harness/run
 
-compare: deps tree ## the same table beside the unpatched base's
+compare: deps tree ## the same table, or that of TESTS=DIR, beside the unpatched base's
 	@harness/run --compare
 
 trace: $(if $(TRACE),,deps tree) ## the routes of its lookups, per kind of memory; TRACE=a trace.dat of yours
