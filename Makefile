@@ -18,6 +18,9 @@ refresh: ## write the commits in build/linux back to patches/ and the new files
 series: tree ## make out/series, out/series.mbox and out/debian, and prove them with git am
 	@harness/series
 
+dkms: deps tree ## make out/*.deb: modules of KVM with the series, for Debian's own kernel
+	@harness/dkms
+
 deb: deps tree ## make Debian packages of the patched kernel, in out/, and boot them (LSMOD=file)
 	@harness/deb
 
@@ -51,4 +54,4 @@ shell: deps tree ## boot the patched kernel to a prompt
 clean: ## remove build/ and out/, unless build/linux has work that is not written back
 	@harness/clean
 
-.PHONY: help deps tree refresh series deb rebase run compare trace test bisect bench check shell clean
+.PHONY: help deps tree refresh series dkms deb rebase run compare trace test bisect bench check shell clean

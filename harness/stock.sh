@@ -1,0 +1,20 @@
+# shellcheck shell=bash
+# Sourced, after lib.sh and git.sh, by the scripts that build modules for, or boot,
+# the distribution's own kernel, which harness/stock unpacks into STOCK.
+# shellcheck disable=SC2034 # used by the scripts
+STOCK=$BUILD/stock
+
+# stock_kernel VERSION: set stock_version, and stock_release as 'uname -r' has it.
+stock_kernel() {
+	[[ $1 =~ ^(6\.12\.[0-9]+)-[0-9]+~(deb[0-9]+)u[0-9]+$ ]] ||
+		die "the base is $1: which kernel Debian built from it is known only for those in base/versions"
+	stock_version=$1
+	stock_release=${BASH_REMATCH[1]}+${BASH_REMATCH[2]}-amd64
+}
+
+# dkms_version COMMIT: that of the modules with the series up to COMMIT.
+dkms_version() {
+	local tree
+	tree=$(klinux rev-parse "$1^{tree}")
+	say "${stock_version%%-*}+$(klinux rev-list --count "base..$1").${tree:0:12}"
+}
