@@ -54,4 +54,6 @@ shell: deps tree ## boot the patched kernel to a prompt
 clean: ## remove build/ and out/, unless build/linux has work that is not written back
 	@harness/clean
 
+# prerequisites are steps, in this order
+.NOTPARALLEL:
 .PHONY: help deps tree refresh series dkms deb rebase run compare trace test bisect bench check shell clean

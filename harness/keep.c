@@ -50,6 +50,8 @@ static void keep(const char *path)
 	if (fd < 0)
 		fail("%s: %s", path, strerror(errno));
 	/* two empty blocks are the end of the archive */
+	if (begin + 3 * BLOCK >= room)
+		fail("%s: the archive is full, %zu bytes", path, used);
 	for (used = begin; used + 3 * BLOCK < room; used += n) {
 		n = read(fd, archive + used, room - 3 * BLOCK - used);
 		if (n <= 0)

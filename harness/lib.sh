@@ -4,6 +4,9 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck disable=SC2034 # used by the scripts
 BUILD=$ROOT/build OUT=$ROOT/out
 
+# dkms, depmod and the like, of which a user's PATH in Debian knows nothing
+PATH=$PATH:/usr/sbin:/sbin
+
 # The kernel's own makes must not inherit the flags of the project's make.
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 
@@ -48,6 +51,18 @@ counting() {
 }
 # shellcheck disable=SC2034 # used by the scripts
 KBUILD_LINE='^  [A-Z0-9]+ +(.*)$'
+
+# cached: set ccache to the word before a compiler's name that makes it use the
+# cache, or to nothing. What it finds there must not depend on where the project is:
+# build/linux and build/base/linux are both ../linux from their object directories,
+# so that two kernels share what is alike. Nor may a kernel tell when it was built.
+# shellcheck disable=SC2034 # used by the scripts
+cached() {
+	ccache=
+	! command -v ccache >/dev/null || ccache='ccache '
+	export CCACHE_BASEDIR=$BUILD CCACHE_NOHASHDIR=1
+	export KBUILD_BUILD_TIMESTAMP='2025-01-01' KBUILD_BUILD_USER=user KBUILD_BUILD_HOST=host
+}
 
 say() {
 	progress

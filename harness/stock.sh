@@ -18,3 +18,21 @@ dkms_version() {
 	tree=$(klinux rev-parse "$1^{tree}")
 	say "${stock_version%%-*}+$(klinux rev-list --count "base..$1").${tree:0:12}"
 }
+
+# load_order ROOT RELEASE MODULE...: the files that modprobe would load, in order.
+load_order() {
+	modprobe -d "$1" -S "$2" -C /dev/null --show-depends -a "${@:3}" | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++'
+}
+
+# take_modules ROOT RELEASE OBJ MODULE...: put these, and what they need, into
+# OBJ/modules, for harness/boot, and print PID 1's list of them.
+take_modules() {
+	local file name
+	load_order "$1" "$2" "${@:4}" | while IFS= read -r file; do
+		name=${file##*/}
+		name=${name%.xz}
+		# what is not compressed is copied
+		xzcat -f "$file" >"$3/modules/$name" || exit
+		echo "module /modules/$name"
+	done
+}

@@ -332,7 +332,7 @@ static kvm_pfn_t kvm_follow_pfn_got_pte(struct kvm_follow_pfn *kfp,
  * the owner may map read-only at first in order to be told of writes.
  *
  * A private mapping consists of anonymous memory once it has been written.  As
- * its pages are not marked, take a write fault even if the PTE is writable, so
+ * this route marks no pages, take a write fault even if the PTE is writable, so
  * that mm marks the PTE dirty, and do not let reads map it writable.
  */
 static kvm_pfn_t kvm_walk_remapped(struct kvm_follow_pfn *kfp)
@@ -377,9 +377,14 @@ static kvm_pfn_t kvm_walk_remapped(struct kvm_follow_pfn *kfp)
 		    (faulted && !present && signal_pending(current)))
 			return KVM_PFN_ERR_SIGPENDING;
 
-		/* The fault of a write to an absent PTE may map it read-only. */
+		/*
+		 * The fault of a write to an absent PTE may map it read-only.
+		 * That the PTE is still read-only says nothing about the owner
+		 * if a signal may have interrupted the handler.
+		 */
 		if (read_only && pte_write_faulted)
-			return KVM_PFN_ERR_RO_FAULT;
+			return signal_pending(current) ? KVM_PFN_ERR_SIGPENDING :
+							 KVM_PFN_ERR_RO_FAULT;
 
 		r = kvm_fault_in_remapped(vma, kfp->hva, &fault_flags);
 		if (r < 0)
@@ -457,6 +462,10 @@ static kvm_pfn_t kvm_follow_pfn_resolve(struct kvm_follow_pfn *kfp)
 	/* FOLL_NOWAIT, and the fault handler wants to wait. */
 	case 0:
 		return KVM_PFN_ERR_NEEDS_IO;
+	/* Who may wait may get memory: what is allocated meanwhile is freed. */
+	case -ENOMEM:
+		return (kfp->flags & FOLL_NOWAIT) ? KVM_PFN_ERR_NEEDS_IO :
+						    KVM_PFN_ERR_FAULT;
 	/* -EAGAIN: killed while waiting for mmap_lock. */
 	case -EINTR:
 	case -EAGAIN:
@@ -478,7 +487,8 @@ static kvm_pfn_t kvm_follow_pfn_resolve(struct kvm_follow_pfn *kfp)
  *				VM_PFNMAP memory that the host maps read-only
  *  KVM_PFN_ERR_HWPOISON	the memory is poisoned
  *  KVM_PFN_ERR_SIGPENDING	interrupted by a signal
- *  KVM_PFN_ERR_NEEDS_IO	FOLL_NOWAIT, and the lookup has to wait for IO
+ *  KVM_PFN_ERR_NEEDS_IO	FOLL_NOWAIT, and the lookup has to wait for IO, or
+ *				there is no memory at the moment
  *  KVM_PFN_ERR_FAULT		anything else, a bad request and, with @kfp->err,
  *				every error of guest_memfd included
  *
@@ -522,7 +532,6 @@ bool kvm_ro_fault_is_stale(struct kvm *kvm, gfn_t gfn, unsigned long mmu_seq)
 	smp_rmb();
 	return READ_ONCE(kvm->mmu_invalidate_seq) != mmu_seq;
 }
-EXPORT_SYMBOL_GPL(kvm_ro_fault_is_stale);
 #endif
 
 /*

@@ -50,7 +50,6 @@ struct page *kvm_pfn_to_refcounted_page(kvm_pfn_t pfn)
 
 	return is_zone_device_page(page) ? page : NULL;
 }
-EXPORT_SYMBOL_GPL(kvm_pfn_to_refcounted_page);
 
 static bool kvm_try_get_pfn(kvm_pfn_t pfn)
 {
@@ -60,7 +59,8 @@ static bool kvm_try_get_pfn(kvm_pfn_t pfn)
 }
 
 /*
- * Resolve @gfn of @slot, for reading or for writing.
+ * Resolve @gfn of @slot, which contains it, for reading or for writing.  The
+ * arguments are those of Linux 6.12, for the sake of callers outside of the tree.
  *
  * @atomic: do not sleep.  Only present memory that is mapped writable is found,
  * and only for a write or with @writable.
@@ -143,8 +143,8 @@ EXPORT_SYMBOL_GPL(gfn_to_pfn);
 
 /*
  * Resolve @gfn, for writing, to a page with a reference, which the caller puts,
- * or, having marked what it did, releases with kvm_release_pfn_clean() or
- * kvm_release_pfn_dirty().
+ * having marked what it did, or releases with kvm_release_pfn_clean() or
+ * kvm_release_pfn_dirty(), which mark it.
  *
  * Return KVM_ERR_PTR_BAD_PAGE for all errors, and for memory without refcounted
  * pages.

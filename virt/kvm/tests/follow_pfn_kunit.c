@@ -1296,6 +1296,29 @@ KFP_TEST(kfp_owner_that_insists_on_read_only_is_ro_fault)
 			KVM_PFN_ERR_RO_FAULT);
 }
 
+/* A handler that was interrupted leaves the PTE as it was. */
+KFP_TEST(kfp_signal_ends_a_write_fault_of_pfnmap)
+{
+	struct kfp_env *env = test->priv;
+
+	kfp_map_pfn_mkwrite(test, VM_FAULT_NOPAGE);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, 0)),
+			env->mem.pfn[1]);
+
+	allow_signal(SIGUSR1);
+	send_sig(SIGUSR1, current, 1);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE)),
+			KVM_PFN_ERR_SIGPENDING);
+	KUNIT_EXPECT_EQ(test, env->mem.mkwrites, 1);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 2, FOLL_WRITE)),
+			KVM_PFN_ERR_SIGPENDING);
+	flush_signals(current);
+	disallow_signal(SIGUSR1);
+
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp_guarded(test, 1, FOLL_WRITE)),
+			KVM_PFN_ERR_RO_FAULT);
+}
+
 KFP_TEST(kfp_error_of_pfn_mkwrite_is_passed_on)
 {
 	const struct kfp_handler_error *error = test->param_value;
@@ -2091,8 +2114,8 @@ static const struct {
 	  .linux_6_12 = { [KFP_NOWAIT_READ] = IO, [KFP_NOWAIT_WRITE] = IO } },
 	{ "single pages, out of memory",
 	  { &kfp_single, .nr_replies = 1000, .reply = VM_FAULT_OOM },
-	  .prot = KFP_RW, .flags = MAP_SHARED, .answers = ALL(FAULT),
-	  .linux_6_12 = { [KFP_NOWAIT_READ] = IO, [KFP_NOWAIT_WRITE] = IO } },
+	  .prot = KFP_RW, .flags = MAP_SHARED,
+	  .answers = { FAULT, FAULT, IO, IO, FAULT, FAULT, FAULT } },
 	{ "single pages, poison",
 	  { &kfp_single, .nr_replies = 1000, .reply = VM_FAULT_HWPOISON },
 	  .prot = KFP_RW, .flags = MAP_SHARED, .answers = ALL(POISON) },
@@ -2428,6 +2451,7 @@ static struct kunit_case kfp_test_cases[] = {
 	KUNIT_CASE(kfp_write_fault_that_maps_read_only_is_followed_by_another),
 	KUNIT_CASE(kfp_write_to_private_pfnmap_breaks_cow_and_read_does_not),
 	KUNIT_CASE(kfp_owner_that_insists_on_read_only_is_ro_fault),
+	KUNIT_CASE(kfp_signal_ends_a_write_fault_of_pfnmap),
 	KUNIT_CASE_PARAM(kfp_error_of_pfn_mkwrite_is_passed_on,
 			 kfp_handler_error_gen_params),
 	KUNIT_CASE_PARAM(kfp_write_to_read_only_pfnmap_vma_is_ro_fault,

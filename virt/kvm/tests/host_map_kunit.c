@@ -950,6 +950,31 @@ KFP_TEST(hm_cache_is_for_one_page)
 	hm_deactivate(test);
 }
 
+/* Nobody is told of invalidations in an mm without users. */
+KFP_TEST(hm_cache_is_not_refreshed_after_the_mm)
+{
+	struct kfp_env *env = test->priv;
+	struct mm_struct *mm, *gone;
+
+	gone = kunit_kzalloc(test, sizeof(*gone), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, gone);
+	hm_map_present(test, &kfp_single);
+	mm = env->kvm->mm;
+
+	KUNIT_EXPECT_EQ(test, hm_activate(test, 1), 0);
+	hm_invalidate(test, 1);
+	env->kvm->mm = gone;
+	KUNIT_EXPECT_EQ(test, hm_refresh(), -EFAULT);
+	KUNIT_EXPECT_FALSE(test, hm_check());
+	KUNIT_EXPECT_EQ(test, hm_activate(test, 2), -EFAULT);
+	KUNIT_EXPECT_FALSE(test, hm_check());
+
+	env->kvm->mm = mm;
+	KUNIT_EXPECT_EQ(test, hm_refresh(), 0);
+	hm_expect_cached(test, 1);
+	hm_deactivate(test);
+}
+
 /* Failures. */
 
 /* A failure leaves nothing behind, but the cache remains active. */
@@ -1333,6 +1358,7 @@ static struct kunit_case hm_test_cases[] = {
 	KUNIT_CASE_PARAM(hm_cache_of_a_gpa_is_checked_for_new_memslots,
 			 hm_by_gen_params),
 	KUNIT_CASE_PARAM(hm_cache_is_for_one_page, hm_by_gen_params),
+	KUNIT_CASE_PARAM(hm_cache_is_not_refreshed_after_the_mm, hm_by_gen_params),
 	KUNIT_CASE_PARAM(hm_cache_that_the_kernel_cannot_map_is_invalid,
 			 hm_by_gen_params),
 	KUNIT_CASE_PARAM(hm_cache_of_bad_memory_is_invalid, hm_bad_gen_params),

@@ -290,6 +290,7 @@ static void kfp_map_file(struct kunit *test, struct file *file,
 	if (!env->mm) {
 		env->mm = current->mm;
 		mmget(env->mm);
+		env->kvm->mm = env->mm;
 	}
 
 	env->slot.userspace_addr = addr;

@@ -2199,6 +2199,53 @@ static void row_prot_none(void)
 		    "mprotect(): %s", strerror(errno));
 }
 
+/* Memory that the kernel itself, i.e. get_user_pages(), must not access. */
+static void row_secretmem(void)
+{
+	void *mem;
+	int fd;
+
+	setup_anonymous();
+	setup_memory();
+	create_vm();
+
+	fd = syscall(__NR_memfd_secret, 0);
+	if (fd < 0)
+		skip("memfd_secret(): %s", strerror(errno));
+	TEST_ASSERT(!ftruncate(fd, 2 * t.page_size), "ftruncate(): %s",
+		    strerror(errno));
+	mem = mmap(t.hva, 2 * t.page_size, t.prot, MAP_SHARED | MAP_FIXED, fd, 0);
+	TEST_ASSERT(mem == t.hva, "mmap(): %s", strerror(errno));
+	close(fd);
+
+	/* Present, so that a walk of the page tables would find it. */
+	host_writes(0, t.seed);
+	host_writes(t.page_size, t.seed);
+}
+
+#ifdef __x86_64__
+/*
+ * Memory that a protection key denies to the tasks of the vCPUs: by default, they
+ * have no right to any key but the first.
+ */
+static void row_pkey(void)
+{
+	int pkey;
+
+	setup_anonymous();
+	setup_memory();
+	host_writes(t.page_size, t.seed);
+	create_vm();
+
+	pkey = syscall(__NR_pkey_alloc, 0, PKEY_DISABLE_ACCESS);
+	if (pkey < 0)
+		skip("pkey_alloc(): %s", strerror(errno));
+	TEST_ASSERT(!syscall(__NR_pkey_mprotect, t.hva, 2 * t.page_size, t.prot,
+			     pkey),
+		    "pkey_mprotect(): %s", strerror(errno));
+}
+#endif
+
 static void test_faults(void)
 {
 	size_t p = t.page_size;
@@ -3647,6 +3694,10 @@ static const struct row {
 	{ "signal", row_uffd, test_signal },
 	{ "hole", row_hole, test_faults, "hole" },
 	{ "prot_none", row_prot_none, test_faults, "PROT_NONE" },
+	{ "secretmem", row_secretmem, test_faults },
+#ifdef __x86_64__
+	{ "pkey", row_pkey, test_faults },
+#endif
 	{ "hwpoison", row_hwpoison, test_hwpoison, "poisoned page" },
 	{ "hwpoison_readonly_slot", row_hwpoison_readonly_slot, test_hwpoison },
 	{ "hwpoison_hugetlb", row_hwpoison_hugetlb, test_hwpoison },

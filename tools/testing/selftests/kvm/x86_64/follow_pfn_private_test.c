@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -403,10 +404,10 @@ static struct tkm_page get_page(size_t page)
 	return desc;
 }
 
-/* Only the page cache holds the page, and a batch before it is on an LRU list. */
 /*
- * A batch of pages that are on their way to an LRU list, or a walker of page
- * frames, may hold a reference for a moment; KVM would hold one for good.
+ * Only the page cache holds the page.  A batch of pages that are on their way to
+ * an LRU list, or a walker of page frames, may hold a reference for a moment; KVM
+ * would hold one for good.
  */
 static void assert_unreferenced(size_t page, const char *when)
 {
@@ -895,8 +896,10 @@ TEST_F_TIMEOUT(private_page, poison_before_use, TEST_SECONDS)
  * ---------------------------------------------------------------------------
  */
 
-#define TRACE_DIR	"/sys/kernel/tracing/"
-#define TRACE_EVENT	TRACE_DIR "events/kvm/kvm_try_async_get_page/enable"
+/* Buffers of its own: those at the top may be somebody's who records a trace. */
+#define TRACING		"/sys/kernel/tracing/"
+#define TRACE_DIR	TRACING "instances/follow_pfn_private_test/"
+#define TRACE_EVENT	"events/kvm/kvm_try_async_get_page/enable"
 
 static void write_file(const char *path, const char *val)
 {
@@ -982,12 +985,14 @@ TEST_F_TIMEOUT(private_mem, no_async_pf, TEST_SECONDS)
 	size_t page;
 	int lines;
 
-	if (access(TRACE_EVENT, W_OK))
-		SKIP(return, "no " TRACE_EVENT);
+	if (access(TRACING TRACE_EVENT, W_OK))
+		SKIP(return, "no " TRACING TRACE_EVENT);
 	if (!set_up_uffd())
 		SKIP(return, "userfaultfd: %s", strerror(errno));
 
-	write_file(TRACE_EVENT, "1");
+	TEST_ASSERT(!mkdir(TRACE_DIR, 0700) || errno == EEXIST,
+		    "mkdir(" TRACE_DIR "): %s", strerror(errno));
+	write_file(TRACE_DIR TRACE_EVENT, "1");
 	write_file(TRACE_DIR "trace", "\n");
 
 	/* The guest can be interrupted, so that memory may be fetched async. */
@@ -1003,10 +1008,11 @@ TEST_F_TIMEOUT(private_mem, no_async_pf, TEST_SECONDS)
 		TEST_ASSERT_EQ(guest_do(0, OP_READ_INTERRUPTIBLE, page, 0), 0);
 		assert_result(0, page, 0);
 	}
-	write_file(TRACE_EVENT, "0");
+	write_file(TRACE_DIR TRACE_EVENT, "0");
 
 	TEST_ASSERT(lines > 0, "Not even shared memory is fetched async");
 	TEST_ASSERT_EQ(nr_trace_lines("kvm_try_async_get_page"), 0);
+	rmdir(TRACE_DIR);
 
 	/* Nobody has asked for the shared memory in place of the private one. */
 	fcntl(uffd, F_SETFL, O_NONBLOCK);

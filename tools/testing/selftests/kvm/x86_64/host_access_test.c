@@ -1853,7 +1853,7 @@ static int count_refusals(void)
 
 static void test_refusal_is_logged(const void *arg)
 {
-	int i;
+	int i, before, now;
 
 	if (!has_parameter())
 		skip("kvm has no parameter " PARAMETER);
@@ -1863,10 +1863,17 @@ static void test_refusal_is_logged(const void *arg)
 	set_up_refcounted();
 	add_memory();
 
-	/* It may have been said long ago, but no more than once. */
+	/*
+	 * It may have been said long ago, once each time kvm was loaded, but it is
+	 * not said again and again.
+	 */
+	before = count_refusals();
 	for (i = 0; i < 3; i++) {
 		TEST_ASSERT_EQ(guest_svm(OP_VMRUN, gpa(i)), unsafe_allowed);
-		TEST_ASSERT_EQ(count_refusals(), !unsafe_allowed);
+		now = count_refusals();
+		TEST_ASSERT(unsafe_allowed ? now == before :
+					     now && now <= before + 1,
+			    "%d refusals are logged, %d before", now, before);
 	}
 	teardown();
 }

@@ -21,6 +21,8 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -966,6 +968,8 @@ static void set_up(void)
 	t.module = open(TKM_DEVICE, O_RDWR);
 	t.can_delay = t.module >= 0 && !ioctl(t.module, TKM_LOOKUP_DELAY, &no_delay);
 	find_cpus();
+	if (!t.can_delay)
+		ksft_print_msg("Lookups cannot be delayed: what happens during one is left to chance\n");
 
 	t.vm = vm_create_with_one_vcpu(&t.vcpu, guest_code);
 	shinfo = vm_vaddr_alloc_page(t.vm);
@@ -1151,6 +1155,99 @@ TEST_F_TIMEOUT(dirty_log, xen_runstate, TEST_SECONDS)
 
 	test_dirty_log(&runstate, write_runstate);
 	test_dirty_log(&crossing_runstate, write_runstate);
+}
+
+/*
+ * When the address space of the VMM is gone, KVM is told of nothing anymore, so
+ * it must not write to memory that was there, although the VM lives on: a child
+ * of the VMM has inherited all files.
+ */
+FIXTURE(exited) {
+};
+
+FIXTURE_VARIANT(exited) {
+	const struct user *user;
+};
+
+FIXTURE_VARIANT_ADD(exited, shinfo_by_gpa) {
+	.user = &shinfo_by_irqfd,
+};
+
+FIXTURE_VARIANT_ADD(exited, shinfo_by_hva) {
+	.user = &shinfo_by_hva,
+};
+
+FIXTURE_SETUP(exited)
+{
+}
+
+FIXTURE_TEARDOWN(exited)
+{
+}
+
+/* Returns as a child of the VMM, which exits when its cache is valid. */
+static void run_vmm(const struct user *user)
+{
+	pid_t pid;
+
+	set_up();
+	/* It needs no module. */
+	open_memory(&memories[3]);
+	TEST_ASSERT(!t.memory->kind, "This is not shmem");
+	map_memory(true);
+	user->set(true);
+	writer.user = user;
+
+	write_irqfd();
+	wait_until(page_is_written, 0, "an event");
+
+	pid = fork();
+	TEST_ASSERT(pid >= 0, "fork(): %s", strerror(errno));
+	if (pid)
+		_exit(0);
+}
+
+static void send_events_after(int exit_of_vmm)
+{
+	char c;
+	int i;
+
+	TEST_ASSERT(!read(exit_of_vmm, &c, 1), "read(): %s", strerror(errno));
+
+	reset_frame(current_frame(0));
+	for (i = 0; i < NR_IRQFDS; i++)
+		write_irqfd();
+
+	/* An event that cannot be delivered at once is left to a thread. */
+	usleep(200000);
+	TEST_ASSERT(!page_is_written(0), "KVM writes to memory that it has lost");
+}
+
+TEST_F_TIMEOUT(exited, memory_is_not_written, TEST_SECONDS)
+{
+	const u64 config = variant->user->xen_config |
+			   KVM_XEN_HVM_CONFIG_EVTCHN_2LEVEL;
+	int pipe_fds[2], status;
+
+	if ((kvm_check_cap(KVM_CAP_XEN_HVM) & config) != config)
+		SKIP(return, "KVM_CAP_XEN_HVM has no 0x%lx", config);
+
+	ASSERT_EQ(0, prctl(PR_SET_CHILD_SUBREAPER, 1));
+	ASSERT_EQ(0, pipe(pipe_fds));
+
+	if (!fork()) {
+		close(pipe_fds[1]);
+		run_vmm(variant->user);
+		send_events_after(pipe_fds[0]);
+		_exit(0);
+	}
+
+	/* First the VMM ends, then its child, which waits for the end of the pipe. */
+	ASSERT_LT(0, wait(&status));
+	ASSERT_EQ(0, status);
+	close(pipe_fds[1]);
+	ASSERT_LT(0, wait(&status));
+	ASSERT_EQ(0, status);
 }
 
 int main(int argc, char *argv[])
