@@ -6,10 +6,11 @@ STOCK=$BUILD/stock
 
 # stock_kernel VERSION: set stock_version, and stock_release as 'uname -r' has it.
 stock_kernel() {
-	[[ $1 =~ ^(6\.12\.[0-9]+)-[0-9]+~(deb[0-9]+)u[0-9]+$ ]] ||
+	# 6.12 is Debian 13's, where the version does not say so
+	[[ $1 =~ ^(6\.12\.[0-9]+)-[0-9]+(~(deb[0-9]+)u[0-9]+)?$ ]] ||
 		die "the base is $1: which kernel Debian built from it is known only for those in base/versions"
 	stock_version=$1
-	stock_release=${BASH_REMATCH[1]}+${BASH_REMATCH[2]}-amd64
+	stock_release=${BASH_REMATCH[1]}+${BASH_REMATCH[3]:-deb13}-amd64
 }
 
 # dkms_version COMMIT: that of the modules with the series up to COMMIT.
