@@ -57,8 +57,9 @@ struct kvm_follow_pfn {
 
 	/*
 	 * FOLL_WRITE:		the access writes.
-	 * FOLL_NOWAIT:		do not wait for IO, answer KVM_PFN_ERR_NEEDS_IO.
-	 *			VM_IO and VM_PFNMAP fault handlers may wait anyway.
+	 * FOLL_NOWAIT:		do not wait, for IO or for memory, but answer
+	 *			KVM_PFN_ERR_NEEDS_IO.  VM_IO and VM_PFNMAP fault
+	 *			handlers may wait anyway.
 	 * FOLL_INTERRUPTIBLE:	a non-fatal signal ends the wait, too.  It always
 	 *			ends repeated calls of a VM_IO or VM_PFNMAP fault
 	 *			handler.

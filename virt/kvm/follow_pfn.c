@@ -462,7 +462,7 @@ static kvm_pfn_t kvm_follow_pfn_resolve(struct kvm_follow_pfn *kfp)
 	/* FOLL_NOWAIT, and the fault handler wants to wait. */
 	case 0:
 		return KVM_PFN_ERR_NEEDS_IO;
-	/* Who may wait may get memory: what is allocated meanwhile is freed. */
+	/* Who may wait may get memory: others may free some meanwhile. */
 	case -ENOMEM:
 		return (kfp->flags & FOLL_NOWAIT) ? KVM_PFN_ERR_NEEDS_IO :
 						    KVM_PFN_ERR_FAULT;
