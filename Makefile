@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # Each verb is a script in harness/; `make` alone lists them.
-export ARCH T KSRC BASE V TESTS TIMEOUT TRACE
+export ARCH T KSRC BASE V TESTS TIMEOUT TRACE PATCH
 
 help:
 	@echo 'Verbs (variables: ARCH=x86_64|arm64|riscv64, T=one test, KSRC=a 6.12.y tree or tarball, V=1):'
@@ -39,7 +39,7 @@ trace: $(if $(TRACE),,deps tree) ## the routes of its lookups, per kind of memor
 test: deps tree ## all tests, of all architectures or of ARCH; T=name for one
 	@harness/test
 
-bisect: deps tree ## build and boot each patch of the series, not only the last one
+bisect: deps tree ## build and boot each patch of the series, not only the last one (PATCH=regex)
 	@harness/bisect
 
 bench: deps tree ## instructions per fault, base and series

@@ -1319,6 +1319,33 @@ KFP_TEST(kfp_signal_ends_a_write_fault_of_pfnmap)
 			KVM_PFN_ERR_RO_FAULT);
 }
 
+#ifdef CONFIG_KVM_GENERIC_MMU_NOTIFIER
+/* Whoever was refused a write does not get to the retry check under mmu_lock. */
+KFP_TEST(kfp_ro_fault_is_stale_if_an_invalidation_has_overtaken_it)
+{
+	struct kfp_env *env = test->priv;
+	struct kvm *kvm = env->kvm;
+	unsigned long seq = kvm->mmu_invalidate_seq;
+
+	KUNIT_EXPECT_FALSE(test, kvm_ro_fault_is_stale(kvm, KFP_GFN, seq));
+
+	/* In progress: the gfns matter. */
+	kvm->mmu_invalidate_in_progress = 1;
+	kvm->mmu_invalidate_range_start = KFP_GFN;
+	kvm->mmu_invalidate_range_end = KFP_GFN + 1;
+	KUNIT_EXPECT_FALSE(test, kvm_ro_fault_is_stale(kvm, KFP_GFN - 1, seq));
+	KUNIT_EXPECT_TRUE(test, kvm_ro_fault_is_stale(kvm, KFP_GFN, seq));
+	KUNIT_EXPECT_FALSE(test, kvm_ro_fault_is_stale(kvm, KFP_GFN + 1, seq));
+
+	/* Completed: which they were is not known anymore. */
+	kvm->mmu_invalidate_seq++;
+	kvm->mmu_invalidate_in_progress = 0;
+	KUNIT_EXPECT_TRUE(test, kvm_ro_fault_is_stale(kvm, KFP_GFN, seq));
+	KUNIT_EXPECT_TRUE(test, kvm_ro_fault_is_stale(kvm, KFP_GFN + 1, seq));
+	KUNIT_EXPECT_FALSE(test, kvm_ro_fault_is_stale(kvm, KFP_GFN, seq + 1));
+}
+#endif
+
 KFP_TEST(kfp_error_of_pfn_mkwrite_is_passed_on)
 {
 	const struct kfp_handler_error *error = test->param_value;
@@ -2452,6 +2479,9 @@ static struct kunit_case kfp_test_cases[] = {
 	KUNIT_CASE(kfp_write_to_private_pfnmap_breaks_cow_and_read_does_not),
 	KUNIT_CASE(kfp_owner_that_insists_on_read_only_is_ro_fault),
 	KUNIT_CASE(kfp_signal_ends_a_write_fault_of_pfnmap),
+#ifdef CONFIG_KVM_GENERIC_MMU_NOTIFIER
+	KUNIT_CASE(kfp_ro_fault_is_stale_if_an_invalidation_has_overtaken_it),
+#endif
 	KUNIT_CASE_PARAM(kfp_error_of_pfn_mkwrite_is_passed_on,
 			 kfp_handler_error_gen_params),
 	KUNIT_CASE_PARAM(kfp_write_to_read_only_pfnmap_vma_is_ro_fault,
