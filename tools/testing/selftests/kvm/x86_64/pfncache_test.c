@@ -969,7 +969,7 @@ static void set_up(void)
 	t.can_delay = t.module >= 0 && !ioctl(t.module, TKM_LOOKUP_DELAY, &no_delay);
 	find_cpus();
 	if (!t.can_delay)
-		ksft_print_msg("Lookups cannot be delayed: what happens during one is left to chance\n");
+		ksft_print_msg("Lookups cannot be delayed: what is done during one is by chance\n");
 
 	t.vm = vm_create_with_one_vcpu(&t.vcpu, guest_code);
 	shinfo = vm_vaddr_alloc_page(t.vm);
