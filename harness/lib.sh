@@ -34,12 +34,13 @@ progress() {
 	[ ! -t 8 ] || printf '\r\033[K\033[?7l%s\033[?7h\r' "$*" >&8
 }
 
-# counting TEXT TOTAL REGEX [EVERY]: swallow the input, and show TEXT, how many lines
-# matched REGEX, of TOTAL if that is known, and what the last one has in parentheses.
-# A line that repeats the one before it does not count. More than TOTAL: it was wrong,
-# so leave it out.
+# counting TEXT TOTAL REGEX [EVERY]: swallow the input, unless V=1, and show TEXT, how
+# many lines matched REGEX, of TOTAL if that is known, and what the last one has in
+# parentheses. A line that repeats the one before it does not count. More than TOTAL:
+# it was wrong, so leave it out.
 counting() {
 	local line last='' n=0 total=${2:-}
+	[ -z "${V:-}" ] || { cat; return; }
 	[ -t 8 ] || { cat >/dev/null; return; }
 	while IFS= read -r line; do
 		if [[ ! $line =~ $3 ]] || [ "$line" = "$last" ]; then continue; fi
@@ -62,6 +63,16 @@ cached() {
 	! command -v ccache >/dev/null || ccache='ccache '
 	export CCACHE_BASEDIR=$BUILD CCACHE_NOHASHDIR=1
 	export KBUILD_BUILD_TIMESTAMP='2025-01-01' KBUILD_BUILD_USER=user KBUILD_BUILD_HOST=host
+}
+
+# nested: the module of this machine's KVM, if that runs guests of x86 guests.
+nested() {
+	local m
+	[ -w /dev/kvm ] || return
+	for m in kvm_intel kvm_amd; do
+		! grep -qsE '^(1|Y)' "/sys/module/$m/parameters/nested" || { echo $m; return; }
+	done
+	return 1
 }
 
 say() {

@@ -10,14 +10,14 @@
  * or zero for Normal cacheable memory.
  *
  * @is_ram: the memory is part of the linear map, see pfn_is_map_memory().
- * @host: how the host maps VM_IO and VM_PFNMAP memory, zero for other memory.
+ * @host: how the host maps the memory: the protection of its PTE, or of its VMA.
  * @any_uncached: the VMA has VM_ALLOW_ANY_UNCACHED.
  *
  * A guest must not cache what the host, or a device that does not snoop, accesses
  * behind its back: GPU drivers map RAM as Normal non-cacheable, page by page, and
  * the guest's cached lines would be stale, or be written back over their data.
- * Stage 2 limits the guest to the type that VM_IO and VM_PFNMAP memory has for the
- * host.  What is not RAM is a device unless its driver knows better.
+ * Stage 2 limits the guest to the type that the memory has for the host.  What is
+ * not RAM is a device unless its driver knows better.
  */
 static inline enum kvm_pgtable_prot s2_memory_type(bool is_ram, pgprot_t host,
 						   bool any_uncached)

@@ -252,7 +252,7 @@ static int tkm_check_create(struct tkm_create *cmd)
 	    cmd->nr_pages & ((1U << cmd->order) - 1))
 		return -EINVAL;
 
-	if (cmd->flags & ~TKM_FLAGS || (cmd->flags && !pfnmap))
+	if (cmd->flags & ~(pfnmap ? TKM_FLAGS : TKM_WC))
 		return -EINVAL;
 
 	/* remap_pfn_range() installs writable entries, there is no upgrade. */

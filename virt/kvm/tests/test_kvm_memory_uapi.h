@@ -46,7 +46,7 @@
 #define TKM_WRITENOTIFY		0x02
 /* Add VM_IO.  VM_PFNMAP kinds only. */
 #define TKM_IO			0x04
-/* Map write-combined, if the architecture can.  VM_PFNMAP kinds only. */
+/* Map write-combined, if the architecture can. */
 #define TKM_WC			0x08
 
 #define TKM_FLAGS		(TKM_EAGER | TKM_WRITENOTIFY | TKM_IO | TKM_WC)

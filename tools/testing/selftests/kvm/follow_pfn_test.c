@@ -2447,6 +2447,15 @@ static void row_exec_pfnmap_writecombine(void)
 	set_up_exec();
 }
 
+/* What dma_mmap_attrs() makes for a device that does not snoop. */
+static void row_exec_mixedmap_writecombine(void)
+{
+	setup_region(TKM_MIXEDMAP_NORMAL, TKM_WC, 64, 0);
+	setup_memory();
+	create_vm();
+	set_up_exec();
+}
+
 static void row_exec_pfnmap_pageless(void)
 {
 	row_pfnmap_pageless();
@@ -3709,6 +3718,8 @@ static const struct row {
 	{ "exec", row_exec, test_exec },
 	{ "exec_pfnmap", row_exec_pfnmap, test_exec },
 	{ "exec_pfnmap_writecombine", row_exec_pfnmap_writecombine,
+	  test_exec_aborts },
+	{ "exec_mixedmap_writecombine", row_exec_mixedmap_writecombine,
 	  test_exec_aborts },
 	{ "exec_pfnmap_pageless", row_exec_pfnmap_pageless, test_exec_aborts },
 	{ "exec_dax", row_exec_dax, test_exec_dax },
