@@ -15,7 +15,7 @@ tree: ## make build/linux: the base kernel and the series on it
 refresh: ## write the commits in build/linux back to patches/ and the new files
 	@harness/refresh
 
-series: tree ## make out/series, out/series.mbox and out/debian, and prove them with git am
+series: deps tree ## make out/series, out/series.mbox and out/debian, and prove them with git am
 	@harness/series
 
 dkms: deps tree ## make out/*.deb: modules of KVM with the series, for Debian's own kernel
@@ -24,7 +24,7 @@ dkms: deps tree ## make out/*.deb: modules of KVM with the series, for Debian's 
 deb: deps tree ## make Debian packages of the patched kernel, in out/, and boot them (LSMOD=file)
 	@harness/deb
 
-rebase: tree ## what breaks on BASE (directory, tarball, repository:revision); without, take the result
+rebase: deps tree ## what breaks on BASE (directory, tarball, repository:revision); without, take the result
 	@harness/rebase
 
 run: deps tree ## build, boot, print what a guest sees of each kind of memory; TESTS=DIR: run its tests
