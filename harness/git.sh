@@ -4,13 +4,11 @@
 # locale, umask and git configuration.
 umask 022
 export LC_ALL=C TZ=UTC
-export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null GIT_ATTR_NOSYSTEM=1
-# a tree that sudo's root has made, or a user whom root follows, is still ours
-export GIT_CONFIG_COUNT=4
+export GIT_CONFIG_GLOBAL=$ROOT/harness/gitconfig GIT_CONFIG_SYSTEM=/dev/null GIT_ATTR_NOSYSTEM=1
+export GIT_CONFIG_COUNT=3
 export GIT_CONFIG_KEY_0=core.attributesFile GIT_CONFIG_VALUE_0=/dev/null
 export GIT_CONFIG_KEY_1=core.excludesFile GIT_CONFIG_VALUE_1=/dev/null
 export GIT_CONFIG_KEY_2=core.hooksPath GIT_CONFIG_VALUE_2=/dev/null
-export GIT_CONFIG_KEY_3=safe.directory GIT_CONFIG_VALUE_3='*'
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_CONFIG_PARAMETERS
 LINUX=$BUILD/linux
 export GIT_COMMITTER_NAME=kvm-follow-pfn GIT_COMMITTER_EMAIL=base@invalid

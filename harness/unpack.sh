@@ -43,13 +43,13 @@ unpack() {
 		if [ -e "$src/.config" ] || [ -e "$src/include/generated" ]; then
 			die "$src holds build products: run 'make mrproper' in it"
 		fi
-		tar -C "$src" --exclude=./.git -cf - . | tar -C "$new" --no-same-owner -xvf - | counting 'unpacking: file' '' . 100 ||
+		tar -C "$src" --exclude=./.git -cf - . | tar -C "$new" --no-same-owner -xvf - | V='' counting 'unpacking: file' '' . 100 ||
 			die "$src cannot be copied, see above"
 	elif [ ! -e "$src" ]; then
-		git -C "${src%:*}" archive --format=tar "$id" | tar -C "$new" --no-same-owner -xvf - | counting 'unpacking: file' '' . 100 ||
+		git -C "${src%:*}" archive --format=tar "$id" | tar -C "$new" --no-same-owner -xvf - | V='' counting 'unpacking: file' '' . 100 ||
 			die "$src cannot be unpacked, see above"
 	else
-		tar -C "$new" --strip-components=1 --no-same-owner -xvf "$src" 2>"$new.err" | counting 'unpacking: file' '' . 100 ||
+		tar -C "$new" --strip-components=1 --no-same-owner -xvf "$src" 2>"$new.err" | V='' counting 'unpacking: file' '' . 100 ||
 			die "$src is not a whole kernel tarball ($(head -1 "$new.err")): fetch it again"
 		rm -f "$new.err"
 	fi
@@ -70,7 +70,7 @@ unpack() {
 	git -C "$new" config gc.auto 0
 	git -C "$new" config kfp.source "$id"
 	# -f: the tree's own .gitignore hides files that belong to it
-	git -C "$new" add -Avf | counting 'importing: file' "$total" . 100
+	git -C "$new" add -Avf | V='' counting 'importing: file' "$total" . 100
 	tree=$(git -C "$new" write-tree)
 	line=$(known 2 "$id")
 	[ -z "$line" ] || [ "$tree" = "${line##* }" ] ||

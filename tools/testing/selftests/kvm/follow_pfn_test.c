@@ -2447,7 +2447,7 @@ static void row_exec_pfnmap_writecombine(void)
 	set_up_exec();
 }
 
-/* What dma_mmap_attrs() makes for a device that does not snoop. */
+/* As tegra and rockchip map their buffers: pages with a reference, uncached. */
 static void row_exec_mixedmap_writecombine(void)
 {
 	setup_region(TKM_MIXEDMAP_NORMAL, TKM_WC, 64, 0);
