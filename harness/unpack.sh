@@ -28,6 +28,11 @@ known() {
 	awk -v n="$1" -v v="$2" '$n == v { print; exit }' "$ROOT/base/versions"
 }
 
+# files VERB [TOTAL]: count the names of files, which nobody wants to read.
+files() {
+	V='' counting "$1: file" "${2:-}" . 100
+}
+
 # unpack SRC ID [VERSIONS [OBJECTS]]: make $LINUX of it, if its version is one of
 # VERSIONS; with what it shares with another repository left in that one's OBJECTS.
 unpack() {
@@ -43,13 +48,13 @@ unpack() {
 		if [ -e "$src/.config" ] || [ -e "$src/include/generated" ]; then
 			die "$src holds build products: run 'make mrproper' in it"
 		fi
-		tar -C "$src" --exclude=./.git -cf - . | tar -C "$new" --no-same-owner -xvf - | V='' counting 'unpacking: file' '' . 100 ||
+		tar -C "$src" --exclude=./.git -cf - . | tar -C "$new" --no-same-owner -xvf - | files unpacking ||
 			die "$src cannot be copied, see above"
 	elif [ ! -e "$src" ]; then
-		git -C "${src%:*}" archive --format=tar "$id" | tar -C "$new" --no-same-owner -xvf - | V='' counting 'unpacking: file' '' . 100 ||
+		git -C "${src%:*}" archive --format=tar "$id" | tar -C "$new" --no-same-owner -xvf - | files unpacking ||
 			die "$src cannot be unpacked, see above"
 	else
-		tar -C "$new" --strip-components=1 --no-same-owner -xvf "$src" 2>"$new.err" | V='' counting 'unpacking: file' '' . 100 ||
+		tar -C "$new" --strip-components=1 --no-same-owner -xvf "$src" 2>"$new.err" | files unpacking ||
 			die "$src is not a whole kernel tarball ($(head -1 "$new.err")): fetch it again"
 		rm -f "$new.err"
 	fi
@@ -70,7 +75,7 @@ unpack() {
 	git -C "$new" config gc.auto 0
 	git -C "$new" config kfp.source "$id"
 	# -f: the tree's own .gitignore hides files that belong to it
-	git -C "$new" add -Avf | V='' counting 'importing: file' "$total" . 100
+	git -C "$new" add -Avf | files importing "$total"
 	tree=$(git -C "$new" write-tree)
 	line=$(known 2 "$id")
 	[ -z "$line" ] || [ "$tree" = "${line##* }" ] ||
