@@ -22,9 +22,18 @@ static enum kvm_pgtable_prot s2_type_of_ram(pgprot_t host)
 	return s2_memory_type(true, host, true) == type ? type : -1;
 }
 
-static void s2_type_of_refcounted_memory_is_cacheable(struct kunit *test)
+/* What no driver has changed the type of, however userspace protects it. */
+static void s2_type_of_ordinary_vmas_is_cacheable(struct kunit *test)
 {
-	KUNIT_EXPECT_EQ(test, s2_type_of_ram(__pgprot(0)), 0);
+	const unsigned long all = VM_READ | VM_WRITE | VM_EXEC | VM_SHARED;
+	unsigned long flags;
+
+	for (flags = 0; flags <= all; flags++) {
+		KUNIT_EXPECT_EQ_MSG(test, s2_type_of_ram(vm_get_page_prot(flags)), 0,
+				    "flags %#lx", flags);
+		KUNIT_EXPECT_EQ_MSG(test, s2_type_of_ram(vm_get_page_prot(flags | VM_MTE)), 0,
+				    "flags %#lx, tagged", flags);
+	}
 }
 
 static void s2_type_of_ram_follows_the_host(struct kunit *test)
@@ -60,7 +69,7 @@ static void s2_type_of_what_is_not_ram_follows_the_vma(struct kunit *test)
 }
 
 static struct kunit_case s2_type_test_cases[] = {
-	KUNIT_CASE(s2_type_of_refcounted_memory_is_cacheable),
+	KUNIT_CASE(s2_type_of_ordinary_vmas_is_cacheable),
 	KUNIT_CASE(s2_type_of_ram_follows_the_host),
 	KUNIT_CASE(s2_type_of_what_is_not_ram_follows_the_vma),
 	{}

@@ -41,6 +41,13 @@ static atomic_t pageless_busy = ATOMIC_INIT(0);
 static atomic64_t nr_regions = ATOMIC64_INIT(0);
 static atomic64_t nr_bad_counts = ATOMIC64_INIT(0);
 
+/* What to do with lookups. */
+enum tkm_hold {
+	TKM_HOLD_NONE,
+	TKM_HOLD_NEXT,
+	TKM_HOLDING,
+};
+
 struct tkm_region {
 	/*
 	 * All files of the device share one inode.  A mapping of its own lets a
@@ -49,7 +56,7 @@ struct tkm_region {
 	struct address_space mapping;
 
 	/*
-	 * Serializes creation, TKM_LOOKUP_DELAY, and TKM_EXCHANGE with the fault
+	 * Serializes creation, TKM_HOLD_LOOKUP, and TKM_EXCHANGE with the fault
 	 * handler.  But for TKM_EXCHANGE all values down to @kaddr are constant
 	 * once @created.
 	 */
@@ -74,10 +81,10 @@ struct tkm_region {
 	atomic64_t write_faults;
 	atomic64_t mkwrites;
 
-	/* The tracepoint is NULL until TKM_LOOKUP_DELAY is first used. */
+	/* The tracepoint is NULL until TKM_HOLD_LOOKUP is first used. */
 	struct tracepoint *lookup_tp;
 	pid_t lookup_tgid;
-	u32 lookup_delay_us;
+	atomic_t hold;
 	atomic64_t lookups;
 	atomic64_t lookups_done;
 };
@@ -554,12 +561,12 @@ static int tkm_stats(struct tkm_region *region, void __user *argp)
 	return copy_to_user(argp, &stats, sizeof(stats)) ? -EFAULT : 0;
 }
 
-static int tkm_get_delay(u32 *delay_us, void __user *argp)
+static int tkm_get_at_most(u32 max, u32 *value, void __user *argp)
 {
-	if (get_user(*delay_us, (u32 __user *)argp))
+	if (get_user(*value, (u32 __user *)argp))
 		return -EFAULT;
 
-	return *delay_us > TKM_MAX_DELAY_US ? -EINVAL : 0;
+	return *value > max ? -EINVAL : 0;
 }
 
 static int tkm_delay(struct tkm_region *region, void __user *argp)
@@ -567,7 +574,7 @@ static int tkm_delay(struct tkm_region *region, void __user *argp)
 	u32 delay_us;
 	int ret;
 
-	ret = tkm_get_delay(&delay_us, argp);
+	ret = tkm_get_at_most(TKM_MAX_DELAY_US, &delay_us, argp);
 	if (!ret)
 		WRITE_ONCE(region->delay_us, delay_us);
 
@@ -577,15 +584,13 @@ static int tkm_delay(struct tkm_region *region, void __user *argp)
 static int tkm_break(struct tkm_region *region, void __user *argp)
 {
 	u32 broken;
+	int ret;
 
-	if (get_user(broken, (u32 __user *)argp))
-		return -EFAULT;
+	ret = tkm_get_at_most(1, &broken, argp);
+	if (!ret)
+		WRITE_ONCE(region->broken, broken);
 
-	if (broken > 1)
-		return -EINVAL;
-
-	WRITE_ONCE(region->broken, broken);
-	return 0;
+	return ret;
 }
 
 /* Opaque, as the base does not have it. */
@@ -595,14 +600,17 @@ struct kvm_follow_pfn;
 static void tkm_lookup_probe(void *data, const struct kvm_follow_pfn *kfp)
 {
 	struct tkm_region *region = data;
-	u32 delay_us = READ_ONCE(region->lookup_delay_us);
+	ktime_t limit;
 
-	if (!delay_us || current->tgid != READ_ONCE(region->lookup_tgid))
+	if (current->tgid != READ_ONCE(region->lookup_tgid) ||
+	    atomic_cmpxchg(&region->hold, TKM_HOLD_NEXT, TKM_HOLDING) != TKM_HOLD_NEXT)
 		return;
 
 	atomic64_inc(&region->lookups);
-	mdelay(delay_us / USEC_PER_MSEC);
-	udelay(delay_us % USEC_PER_MSEC);
+	limit = ktime_add_ms(ktime_get(), TKM_MAX_HOLD_MS);
+	while (atomic_read(&region->hold) == TKM_HOLDING &&
+	       !fatal_signal_pending(current) && ktime_before(ktime_get(), limit))
+		cpu_relax();
 	atomic64_inc(&region->lookups_done);
 }
 
@@ -638,12 +646,12 @@ static int tkm_probe_lookups(struct tkm_region *region)
 	return ret;
 }
 
-static int tkm_lookup_delay(struct tkm_region *region, void __user *argp)
+static int tkm_hold_lookup(struct tkm_region *region, void __user *argp)
 {
-	u32 delay_us;
+	u32 hold;
 	int ret;
 
-	ret = tkm_get_delay(&delay_us, argp);
+	ret = tkm_get_at_most(1, &hold, argp);
 	if (ret)
 		return ret;
 
@@ -651,7 +659,7 @@ static int tkm_lookup_delay(struct tkm_region *region, void __user *argp)
 	ret = tkm_probe_lookups(region);
 	if (!ret) {
 		WRITE_ONCE(region->lookup_tgid, current->tgid);
-		WRITE_ONCE(region->lookup_delay_us, delay_us);
+		atomic_set(&region->hold, hold ? TKM_HOLD_NEXT : TKM_HOLD_NONE);
 	}
 	mutex_unlock(&region->lock);
 	return ret;
@@ -675,8 +683,8 @@ static long tkm_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return tkm_file_poison(argp);
 	case TKM_PFN:
 		return tkm_describe(argp);
-	case TKM_LOOKUP_DELAY:
-		return tkm_lookup_delay(region, argp);
+	case TKM_HOLD_LOOKUP:
+		return tkm_hold_lookup(region, argp);
 	}
 
 	if (!tkm_is_created(region))

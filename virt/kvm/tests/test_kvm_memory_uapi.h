@@ -18,8 +18,11 @@
 /* A region has at most so many pages. */
 #define TKM_MAX_PAGES		65536
 
-/* TKM_DELAY and TKM_LOOKUP_DELAY accept at most so many microseconds. */
+/* TKM_DELAY accepts at most so many microseconds. */
 #define TKM_MAX_DELAY_US	200000
+
+/* TKM_HOLD_LOOKUP holds a lookup at most so long. */
+#define TKM_MAX_HOLD_MS		10000
 
 /*
  * VM_PFNMAP over blocks of 2^order pages, allocated without __GFP_COMP: the
@@ -128,7 +131,7 @@ struct tkm_file_page {
 /*
  * @faults, @write_faults and @mkwrites count calls of this region's handlers,
  * and are incremented before TKM_DELAY takes effect.  @lookups counts what
- * TKM_LOOKUP_DELAY delays, before the delay, and @lookups_done after it.
+ * TKM_HOLD_LOOKUP holds, and @lookups_done what it has let go.
  * @regions is the number of regions that exist, @bad_counts the number of pages
  * whose reference count was not the initial one when their region was released
  * (such pages are leaked), both for the whole module.
@@ -163,12 +166,12 @@ struct tkm_stats {
 /* Fill in what the kernel knows of @pfn, whoever owns it. */
 #define TKM_PFN			_IOWR('k', 0x0a, struct tkm_page)
 /*
- * Make every __kvm_follow_pfn() of the calling process busy for so many
- * microseconds, when it knows the answer and before the caller uses it.  Other
- * lookups do not wait.  ENODEV: this kernel has no such function, or KVM is a
- * module.
+ * 1: Hold the next __kvm_follow_pfn() of the calling process, and no other, when
+ * it knows the answer and before the caller uses it.  0: Let it go.  It is busy
+ * until then, without preemption.  ENODEV: this kernel has no such function, or
+ * KVM is a module.
  */
-#define TKM_LOOKUP_DELAY	_IOW('k', 0x0b, __u32)
+#define TKM_HOLD_LOOKUP		_IOW('k', 0x0b, __u32)
 
 /*
  * 1: Make the fault handler want to wait, and fail with VM_FAULT_SIGBUS whenever

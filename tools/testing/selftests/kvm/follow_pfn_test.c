@@ -36,6 +36,7 @@
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"
+#include "two_cpus.h"
 #include "ucall_common.h"
 
 #define MEM_GPA			0x40000000ul
@@ -1662,7 +1663,7 @@ static void test_romd(void)
 }
 
 /* Fetching a page takes less; a vCPU that waits for itself takes for ever. */
-#define ASYNC_PF_SECONDS	15
+#define ASYNC_PF_SECONDS	60
 
 static int uffd;
 static u32 uffd_fault_thread;
@@ -2586,6 +2587,15 @@ static void read_expected(enum guest_op op, u64 nr_reads)
 	}
 }
 
+/* The main thread, and one that it creates, shall run at the same time. */
+static int cpus[2] = { -1, -1 };
+
+static void pin_thread(int i)
+{
+	if (cpus[1] >= 0)
+		kvm_pin_this_task_to_pcpu(cpus[i]);
+}
+
 static void *reader(void *arg)
 {
 	read_expected(OP_READ, 0);
@@ -2595,6 +2605,7 @@ static void *reader(void *arg)
 /* Almost always in the guest, and so in a page fault as soon as possible. */
 static void *poller(void *arg)
 {
+	pin_thread(1);
 	read_expected(OP_POLL, 1000);
 	return NULL;
 }
@@ -2752,6 +2763,8 @@ static void test_exchange_race(void)
 	pthread_t thread;
 	int i, delay;
 
+	find_two_cpus(cpus);
+	pin_thread(0);
 	clock_gettime(CLOCK_MONOTONIC, &begin);
 	host_writes(t.page_size, host_value(0, 9));
 	expect_change(true, t.seed);
@@ -2777,42 +2790,73 @@ static void test_exchange_race(void)
 
 #define ZAP_PASSES	100
 
-static atomic_bool zapper_stop;
-static atomic_ulong nr_zaps;
+#define ZAP_MAX_PAUSE_US	10000u
+
+static struct {
+	void (*zap)(void);
+	atomic_bool stop;
+	atomic_ulong zaps;
+	atomic_ulong passes;
+} zap_job;
 
 /*
- * KVM looks pages of VM_PFNMAP VMAs up without taking references, not even for
- * a moment.
+ * A fault that meets a zap is repeated: pause for longer and longer until the
+ * guest gets somewhere.
  */
-static void *zapper(void *arg)
+static void *run_zaps(void *arg)
 {
-	while (!atomic_load(&zapper_stop)) {
-		zap();
-		assert_counts("while the guest runs");
-		atomic_fetch_add(&nr_zaps, 1);
+	unsigned long passes = 0;
+	unsigned int pause_us = 0;
+
+	pin_thread(1);
+	while (!atomic_load(&zap_job.stop)) {
+		zap_job.zap();
+		atomic_fetch_add(&zap_job.zaps, 1);
+
+		if (atomic_load(&zap_job.passes) != passes) {
+			passes = atomic_load(&zap_job.passes);
+			pause_us = 0;
+			continue;
+		}
+		usleep(pause_us);
+		pause_us = min(2 * pause_us + 1, ZAP_MAX_PAUSE_US);
 	}
 	return NULL;
 }
 
-static void zap_race(void *(*thread)(void *arg))
+static void zap_race(void (*zap_fn)(void))
 {
+	unsigned long pass;
 	size_t off;
 	pthread_t zap_thread;
 	u64 val;
-	int pass;
 
-	TEST_ASSERT(!pthread_create(&zap_thread, NULL, thread, NULL),
+	find_two_cpus(cpus);
+	pin_thread(0);
+	zap_job.zap = zap_fn;
+	TEST_ASSERT(!pthread_create(&zap_thread, NULL, run_zaps, NULL),
 		    "pthread_create() failed");
-	for (pass = 0; pass < ZAP_PASSES || atomic_load(&nr_zaps) < ZAP_PASSES;
+	for (pass = 0; pass < ZAP_PASSES || atomic_load(&zap_job.zaps) < ZAP_PASSES;
 	     pass++) {
+		atomic_store(&zap_job.passes, pass);
 		val = guest_value(0, pass);
 		ASSERT_OUTCOME(guest_do(0, OP_STRESS, 0, t.size, val), DONE);
 		for (off = 0; off < t.size; off += MIN_PAGE_SIZE)
 			host_reads(off, val + off);
 	}
-	atomic_store(&zapper_stop, true);
+	atomic_store(&zap_job.stop, true);
 	pthread_join(zap_thread, NULL);
 	assert_counts("after the race");
+}
+
+/*
+ * KVM looks pages of VM_PFNMAP VMAs up without taking references, not even for
+ * a moment.
+ */
+static void zap_and_count(void)
+{
+	zap();
+	assert_counts("while the guest runs");
 }
 
 static void row_zap_race(void)
@@ -2824,7 +2868,7 @@ static void row_zap_race(void)
 
 static void test_zap_race(void)
 {
-	zap_race(zapper);
+	zap_race(zap_and_count);
 }
 
 static void row_zap_race_readonly_pte(void)
@@ -2834,18 +2878,14 @@ static void row_zap_race_readonly_pte(void)
 	create_vm();
 }
 
-static void *shmem_zapper(void *arg)
+static void zap_shmem(void)
 {
-	while (!atomic_load(&zapper_stop)) {
-		madvise(t.hva, t.size, MADV_DONTNEED);
-		atomic_fetch_add(&nr_zaps, 1);
-	}
-	return NULL;
+	madvise(t.hva, t.size, MADV_DONTNEED);
 }
 
 static void test_zap_race_shmem(void)
 {
-	zap_race(shmem_zapper);
+	zap_race(zap_shmem);
 }
 
 /*

@@ -9,7 +9,7 @@
  *
  * Each test runs in a process and a VM of its own.  The module test_kvm_memory
  * (CONFIG_KVM_TEST_MEMORY) has memory whose pages can be looked at when nobody
- * maps them anymore, and makes lookups long.
+ * maps them anymore, and holds lookups.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -36,6 +36,7 @@
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"
+#include "two_cpus.h"
 #include "ucall_common.h"
 
 #include "../../../../../virt/kvm/tests/test_kvm_memory_uapi.h"
@@ -53,9 +54,6 @@
 #define NR_FRAMES		(2 * NR_PAGES)
 
 #define NR_ROUNDS		16
-#define NR_TRIES		10
-#define MIN_DELAY_US		1000
-#define MAX_DELAY_US		64000
 
 /* Generous, an emulated machine may be slow. */
 #define TEST_SECONDS		120
@@ -70,7 +68,7 @@ static struct {
 
 	/* The test module, or -1, and whether it can delay lookups. */
 	int module;
-	bool can_delay;
+	bool can_hold;
 
 	/* The memory under test.  All frames can be accessed through @fd. */
 	const struct memory *memory;
@@ -733,9 +731,10 @@ static struct tkm_stats get_stats(int fd)
 	return tkm_stats;
 }
 
-static void set_lookup_delay(u32 us)
+/* Hold the next lookup, or let it go. */
+static void hold_lookup(u32 hold)
 {
-	module_ioctl(t.module, TKM_LOOKUP_DELAY, &us);
+	module_ioctl(t.module, TKM_HOLD_LOOKUP, &hold);
 }
 
 static void assert_old_is(size_t page, const u8 *expected, const char *when)
@@ -780,49 +779,30 @@ static void take_valid(size_t page)
 	assert_is_taken(page, "after the cache was valid");
 }
 
-/* The lookup is under way, or it was already over when it could be seen. */
-static bool is_looked_up(u64 page)
+static bool is_looked_up(u64 lookups)
 {
-	struct tkm_stats now = get_stats(t.module);
-
-	return now.lookups != now.lookups_done || page_is_written(page);
+	return get_stats(t.module).lookups != lookups;
 }
 
 /*
- * Take the page away, and again as soon as its successor is looked up.  Return
- * true if the lookup is not over then, i.e. not used.
+ * Take the page away, and again while the lookup of its successor is over, but
+ * not used.
  */
-static bool try_looked_up(size_t page, u32 delay_us)
-{
-	u64 lookups;
-	bool hit;
-
-	set_lookup_delay(delay_us);
-	t.memory->flip(page);
-	reset_frame(old_frame(page));
-	wait_until(is_looked_up, page, "nobody looks the memory up");
-	lookups = get_stats(t.module).lookups;
-	set_lookup_delay(0);
-	t.memory->flip(page);
-	hit = get_stats(t.module).lookups_done < lookups;
-	assert_is_taken(page, "after it was looked up");
-	return hit;
-}
-
 static void take_looked_up(size_t page)
 {
-	static u32 delay_us = MIN_DELAY_US;
-	int i;
+	struct tkm_stats before = get_stats(t.module);
 
-	for (i = 0; i < NR_TRIES; i++) {
-		if (try_looked_up(page, delay_us)) {
-			stats.looked_up++;
-			delay_us = max(delay_us / 4 * 3, (u32)MIN_DELAY_US);
-			return;
-		}
-		/* The machine is slower than that, at the moment. */
-		delay_us = min(2 * delay_us, (u32)MAX_DELAY_US);
-	}
+	hold_lookup(true);
+	t.memory->flip(page);
+	reset_frame(old_frame(page));
+	wait_until(is_looked_up, before.lookups, "nobody looks the memory up");
+	t.memory->flip(page);
+	TEST_ASSERT(get_stats(t.module).lookups_done == before.lookups_done,
+		    "%s, %s: the lookup ended before the page was taken away",
+		    writer.user->name, t.memory->name);
+	hold_lookup(false);
+	stats.looked_up++;
+	assert_is_taken(page, "after it was looked up");
 }
 
 static bool is_faulted(u64 faults)
@@ -858,7 +838,7 @@ static void zap(size_t page)
 	wait_for_a_write();
 }
 
-static void take_away(const struct user *user, bool can_hit)
+static void take_away(const struct user *user, bool can_hold)
 {
 	size_t nr = user->part[1].len ? 2 : 1;
 	size_t page;
@@ -874,7 +854,7 @@ static void take_away(const struct user *user, bool can_hit)
 			take_valid(page);
 			break;
 		case 1:
-			if (can_hit) {
+			if (can_hold) {
 				take_looked_up(page);
 				break;
 			}
@@ -889,7 +869,7 @@ static void test_memory(const struct user *user, const struct memory *memory,
 			bool has_slot)
 {
 	/* Lookups of guest memory are not told from those of the cache. */
-	bool can_hit = t.can_delay && !user->async && !memory->needs_slot;
+	bool can_hold = t.can_hold && !user->async && !memory->needs_slot;
 	const char *skip = open_memory(memory);
 
 	if (skip) {
@@ -902,7 +882,7 @@ static void test_memory(const struct user *user, const struct memory *memory,
 	map_memory(has_slot);
 	user->set(true);
 	start_writer(user);
-	take_away(user, can_hit);
+	take_away(user, can_hold);
 	stop_writer();
 	user->set(false);
 	close_memory();
@@ -915,11 +895,7 @@ static void test_memory(const struct user *user, const struct memory *memory,
 	TEST_ASSERT_EQ(stats.valid, NR_ROUNDS / 4);
 	TEST_ASSERT(stats.refreshed >= NR_ROUNDS, "Not refreshed after each round");
 	TEST_ASSERT(writer.done > writer.failed, "All writes have failed");
-	/* A machine under load may be slow now and then. */
-	if (can_hit)
-		TEST_ASSERT(stats.looked_up >= NR_ROUNDS / 8,
-			    "Taken away in time after %u lookups only",
-			    stats.looked_up);
+	TEST_ASSERT_EQ(stats.looked_up, can_hold ? NR_ROUNDS / 4 : 0);
 }
 
 static void test_user(const struct user *user, bool has_slot)
@@ -940,19 +916,12 @@ static void test_user(const struct user *user, bool has_slot)
 /* The writer must not be in the way. */
 static void find_cpus(void)
 {
-	cpu_set_t allowed;
-	int cpu, n = 0, cpus[2];
-
-	TEST_ASSERT(!sched_getaffinity(0, sizeof(allowed), &allowed),
-		    "sched_getaffinity(): %s", strerror(errno));
-	for (cpu = 0; cpu < CPU_SETSIZE && n < ARRAY_SIZE(cpus); cpu++)
-		if (CPU_ISSET(cpu, &allowed))
-			cpus[n++] = cpu;
+	int cpus[2];
 
 	writer.cpu = -1;
-	if (n < ARRAY_SIZE(cpus)) {
-		/* Nothing else can run during a lookup that is delayed. */
-		t.can_delay = false;
+	if (!find_two_cpus(cpus)) {
+		/* Nothing else can run during a lookup that is held. */
+		t.can_hold = false;
 		return;
 	}
 
@@ -963,13 +932,13 @@ static void find_cpus(void)
 static void set_up(void)
 {
 	vm_vaddr_t shinfo;
-	u32 no_delay = 0;
+	u32 none = 0;
 
 	t.module = open(TKM_DEVICE, O_RDWR);
-	t.can_delay = t.module >= 0 && !ioctl(t.module, TKM_LOOKUP_DELAY, &no_delay);
+	t.can_hold = t.module >= 0 && !ioctl(t.module, TKM_HOLD_LOOKUP, &none);
 	find_cpus();
-	if (!t.can_delay)
-		ksft_print_msg("Lookups cannot be delayed: what is done during one is by chance\n");
+	if (!t.can_hold)
+		ksft_print_msg("Lookups cannot be held: what is done during one is by chance\n");
 
 	t.vm = vm_create_with_one_vcpu(&t.vcpu, guest_code);
 	shinfo = vm_vaddr_alloc_page(t.vm);

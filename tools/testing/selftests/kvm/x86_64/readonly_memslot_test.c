@@ -44,6 +44,9 @@
 
 #define X86_FEATURE_AVX		KVM_X86_CPU_FEATURE(0x1, 0, ECX, 28)
 
+/* Generous, an emulated machine may be slow. */
+#define TEST_SECONDS		120
+
 /* What is in the memory, and what the guest starts each operation with. */
 #define MEM_VALUE		0x0102030405060708ul
 #define RAX_VALUE		0x8877665544332211ul
@@ -755,7 +758,7 @@ static void check_write(const struct write *w, u64 off)
 	assert_unchanged(w->name);
 }
 
-TEST_F(readonly, write_exits)
+TEST_F_TIMEOUT(readonly, write_exits, TEST_SECONDS)
 {
 	int i, j;
 
@@ -881,7 +884,7 @@ static void check_rmw(const struct rmw *rmw, u64 off)
 	assert_unchanged(rmw->name);
 }
 
-TEST_F(readonly, read_modify_write_exits)
+TEST_F_TIMEOUT(readonly, read_modify_write_exits, TEST_SECONDS)
 {
 	int i, j;
 
@@ -987,7 +990,7 @@ static void check_crossing(const struct crossing *c, u64 gva,
 		    "%s: a part of a write is not in memory", c->name);
 }
 
-TEST_F(readonly, page_crossing_write_exits)
+TEST_F_TIMEOUT(readonly, page_crossing_write_exits, TEST_SECONDS)
 {
 	const struct crossing_insn *insn;
 	const struct crossing *c;
@@ -1025,7 +1028,7 @@ TEST_F(readonly, page_crossing_write_exits)
 	}
 }
 
-TEST_F(readonly, reads_go_on)
+TEST_F_TIMEOUT(readonly, reads_go_on, TEST_SECONDS)
 {
 	const int rounds = 50;
 	struct kvm_vcpu *vcpu = t.vcpus[0];
@@ -1231,29 +1234,29 @@ static void check_unemulatable(int cpl, void (*check)(const struct stub *stub))
 	guest_reads(RO_GPA, MEM_VALUE);
 }
 
-TEST_F(readonly, unemulatable_write_cpl0)
+TEST_F_TIMEOUT(readonly, unemulatable_write_cpl0, TEST_SECONDS)
 {
 	check_unemulatable(0, check_failure_cpl0);
 }
 
-TEST_F(readonly, unemulatable_write_cpl3)
+TEST_F_TIMEOUT(readonly, unemulatable_write_cpl3, TEST_SECONDS)
 {
 	check_unemulatable(3, check_failure_cpl3);
 }
 
-TEST_F(readonly, unemulatable_write_cpl0_exits)
+TEST_F_TIMEOUT(readonly, unemulatable_write_cpl0_exits, TEST_SECONDS)
 {
 	vm_enable_cap(t.vm, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1);
 	check_unemulatable(0, check_failure_exits_cpl0);
 }
 
-TEST_F(readonly, unemulatable_write_cpl3_exits)
+TEST_F_TIMEOUT(readonly, unemulatable_write_cpl3_exits, TEST_SECONDS)
 {
 	vm_enable_cap(t.vm, KVM_CAP_EXIT_ON_EMULATION_FAILURE, 1);
 	check_unemulatable(3, check_failure_exits_cpl3);
 }
 
-TEST_F(readonly, write_exits_cpl3)
+TEST_F_TIMEOUT(readonly, write_exits_cpl3, TEST_SECONDS)
 {
 	const struct stub *stub = &emulated_stub;
 	struct mmio write;
@@ -1338,7 +1341,7 @@ static void wait_for(const u64 *count, u64 val)
  * A flash device is a memslot while it shows its array, and MMIO while it shows
  * its status.  A command, which is a write, switches it.
  */
-TEST_F_TIMEOUT(readonly, romd, 120)
+TEST_F_TIMEOUT(readonly, romd, TEST_SECONDS)
 {
 	const int rounds = 20;
 	const struct mmio status = mmio_write(RO_GPA, ROMD_STATUS, 4);
@@ -1389,7 +1392,7 @@ static void assert_writes_exit(struct bystander *b, const u64 *mem)
 }
 
 /* Memory that is read-only, writable, and so on, while the guest writes. */
-TEST_F_TIMEOUT(readonly, writable_for_a_while, 120)
+TEST_F_TIMEOUT(readonly, writable_for_a_while, TEST_SECONDS)
 {
 	const u64 *mem = t.view + UNREAD_OFF;
 	struct bystander b = { };
