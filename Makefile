@@ -3,7 +3,8 @@
 export ARCH T KSRC BASE V TESTS TIMEOUT TRACE PATCH
 
 help:
-	@echo 'Verbs (variables: ARCH=x86_64|arm64|riscv64, T=one test, KSRC=a 6.12.y tree or tarball, V=1):'
+	@echo 'Verbs (variables: ARCH=x86_64|arm64|riscv64, T=one test, KSRC=a 6.12.y tree or tarball, V=1,'
+	@echo '  TIMEOUT=seconds for each of TESTS, ACCEL=kvm):'
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10 | sed 's/^/  /'
 
 deps: ## install the packages listed in harness/deps (sudo where not root)
@@ -45,7 +46,7 @@ bisect: deps tree ## build and boot each patch of the series, not only the last 
 bench: deps tree ## instructions per fault, base and series
 	@harness/bench
 
-check: deps tree ## checkpatch, sparse, W=1, coccicheck per patch; shellcheck on the harness
+check: deps tree ## checkpatch, sparse, W=1, coccicheck per patch; Sphinx; shellcheck on the harness
 	@harness/check
 
 shell: deps tree ## boot the patched kernel to a prompt

@@ -15,7 +15,7 @@ command_line=("harness/${0##*/}" "$@")
 again() {
 	local v
 	[ $# != 0 ] || set -- "${command_line[@]}"
-	for v in ARCH GUEST CROSS_COMPILE TARGETS KTREE OBJ ACCEL QEMU QEMU_EXTRA TESTS TIMEOUT PATCH; do
+	for v in ARCH GUEST CROSS_COMPILE TARGETS KTREE OBJ ACCEL QEMU QEMU_EXTRA TESTS TIMEOUT PATCH LSMOD LMC_KEEP DEBUG_INFO; do
 		[ -z "${!v:-}" ] || printf '%s=%q ' "$v" "${!v}"
 	done
 	printf '%s' "$1"

@@ -157,7 +157,7 @@ struct tkm_stats {
 #define TKM_EXCHANGE		_IOW('k', 0x06, struct tkm_exchange)
 #define TKM_LOOKUP		_IOWR('k', 0x07, struct tkm_lookup)
 
-/* These four work without a region, too. */
+/* TKM_STATS, TKM_LOOKUP and these four work without a region, too. */
 
 /* Fill @page. */
 #define TKM_FILE_PAGE		_IOWR('k', 0x08, struct tkm_file_page)

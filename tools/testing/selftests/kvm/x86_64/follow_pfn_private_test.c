@@ -527,7 +527,7 @@ FIXTURE_TEARDOWN(private_page)
 }
 
 /*
- * For tests that delay lookups.  Nothing else can run on the CPU meanwhile, so
+ * For tests that hold lookups.  Nothing else can run on the CPU meanwhile, so
  * there have to be two of them.
  */
 static int race_cpus[2];

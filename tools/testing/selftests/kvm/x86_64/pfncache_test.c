@@ -66,7 +66,7 @@ static struct {
 	struct kvm_vcpu *vcpu;
 	u64 xen_config;
 
-	/* The test module, or -1, and whether it can delay lookups. */
+	/* The test module, or -1, and whether it can hold lookups. */
 	int module;
 	bool can_hold;
 
