@@ -241,7 +241,7 @@ static long kvm_follow_pfn_slow(const struct kvm_follow_pfn *kfp,
 /*
  * Fault in VM_IO or VM_PFNMAP memory.  fixup_user_fault() does the same, but
  * cannot tell poison from other errors.  mmap_lock is held on return, but has
- * been dropped, i.e. @vma is stale.
+ * been dropped unless that is an error, i.e. @vma is stale.
  *
  * Return 1 if the handler is done, 0 if it wants to be called again, or -errno.
  */

@@ -121,7 +121,8 @@ static int kvm_vcpu_map_gfn(struct kvm_vcpu *vcpu, gfn_t gfn,
  * Return:
  *
  *  0		@map->hva is the first byte of the frame, @map->pfn its number
- *  -EINVAL	there is no such memory, or it must not be accessed
+ *  -EINVAL	there is no such memory, it must not be accessed, or a signal has
+ *		interrupted the driver that was to bring it in
  *  -EFAULT	it cannot be mapped in the kernel
  *
  * On error, nothing is held and kvm_vcpu_mapped() is false.

@@ -84,6 +84,7 @@ struct tkm_region {
 	/* The tracepoint is NULL until TKM_HOLD_LOOKUP is first used. */
 	struct tracepoint *lookup_tp;
 	pid_t lookup_tgid;
+	u32 hold_ms;
 	atomic_t hold;
 	atomic64_t lookups;
 	atomic64_t lookups_done;
@@ -607,7 +608,7 @@ static void tkm_lookup_probe(void *data, const struct kvm_follow_pfn *kfp)
 		return;
 
 	atomic64_inc(&region->lookups);
-	limit = ktime_add_ms(ktime_get(), TKM_MAX_HOLD_MS);
+	limit = ktime_add_ms(ktime_get(), READ_ONCE(region->hold_ms));
 	while (atomic_read(&region->hold) == TKM_HOLDING &&
 	       !fatal_signal_pending(current) && ktime_before(ktime_get(), limit))
 		cpu_relax();
@@ -648,10 +649,10 @@ static int tkm_probe_lookups(struct tkm_region *region)
 
 static int tkm_hold_lookup(struct tkm_region *region, void __user *argp)
 {
-	u32 hold;
+	u32 hold_ms;
 	int ret;
 
-	ret = tkm_get_at_most(1, &hold, argp);
+	ret = tkm_get_at_most(TKM_MAX_HOLD_MS, &hold_ms, argp);
 	if (ret)
 		return ret;
 
@@ -659,7 +660,10 @@ static int tkm_hold_lookup(struct tkm_region *region, void __user *argp)
 	ret = tkm_probe_lookups(region);
 	if (!ret) {
 		WRITE_ONCE(region->lookup_tgid, current->tgid);
-		atomic_set(&region->hold, hold ? TKM_HOLD_NEXT : TKM_HOLD_NONE);
+		WRITE_ONCE(region->hold_ms, hold_ms);
+		/* Pairs with the cmpxchg in tkm_lookup_probe(). */
+		atomic_set_release(&region->hold,
+				   hold_ms ? TKM_HOLD_NEXT : TKM_HOLD_NONE);
 	}
 	mutex_unlock(&region->lock);
 	return ret;

@@ -21,7 +21,7 @@
 /* TKM_DELAY accepts at most so many microseconds. */
 #define TKM_MAX_DELAY_US	200000
 
-/* TKM_HOLD_LOOKUP holds a lookup at most so long. */
+/* TKM_HOLD_LOOKUP accepts at most so many milliseconds. */
 #define TKM_MAX_HOLD_MS		10000
 
 /*
@@ -166,10 +166,11 @@ struct tkm_stats {
 /* Fill in what the kernel knows of @pfn, whoever owns it. */
 #define TKM_PFN			_IOWR('k', 0x0a, struct tkm_page)
 /*
- * 1: Hold the next __kvm_follow_pfn() of the calling process, and no other, when
- * it knows the answer and before the caller uses it.  0: Let it go.  It is busy
- * until then, without preemption.  ENODEV: this kernel has no such function, or
- * KVM is a module.
+ * Hold the next __kvm_follow_pfn() of the calling process, and no other, when it
+ * knows the answer and before the caller uses it, for at most so many
+ * milliseconds.  0: Let it go.  It is busy until then, without preemption, and
+ * if its caller holds mmu_lock, as a prefetch does, with that.  ENODEV: this
+ * kernel has no such function, or KVM is a module.
  */
 #define TKM_HOLD_LOOKUP		_IOW('k', 0x0b, __u32)
 

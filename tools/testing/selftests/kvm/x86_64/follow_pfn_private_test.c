@@ -444,10 +444,10 @@ static struct tkm_stats get_stats(void)
 	return stats;
 }
 
-/* Hold the next lookup, or let it go. */
-static void hold_lookup(u32 hold)
+/* Hold the next lookup, or, with 0, let it go. */
+static void hold_lookup(u32 ms)
 {
-	module_ioctl(TKM_HOLD_LOOKUP, &hold);
+	module_ioctl(TKM_HOLD_LOOKUP, &ms);
 }
 
 /*
@@ -1026,7 +1026,9 @@ static struct {
 
 /*
  * memory_failure() waits for all CPUs that have yet to put pages on their LRU
- * list, and a CPU whose lookup is held does not do that: see to it before.
+ * list, and a CPU whose lookup is held does not do that: see to it before.  It
+ * also waits for those that have buffers of a block device: then the host is
+ * not in time.
  */
 static void drain_lru(void)
 {
@@ -1075,6 +1077,7 @@ static int job_prefault(size_t page)
 
 #define RACE_ROUNDS	12
 #define RACE_HITS	3
+#define RACE_HOLD_MS	4000
 
 /*
  * @job looks the memory of a page up.  While it knows the answer, but has not
@@ -1094,7 +1097,7 @@ static bool run_race(const struct race *race, size_t page)
 	bool done, hit;
 
 	race->prepare(page);
-	hold_lookup(true);
+	hold_lookup(RACE_HOLD_MS);
 	start_job(race->job, page);
 	for (;;) {
 		done = atomic_load(&job.done);
@@ -1105,7 +1108,7 @@ static bool run_race(const struct race *race, size_t page)
 
 	race->act(page);
 	hit = get_stats().lookups_done == before.lookups_done;
-	hold_lookup(false);
+	hold_lookup(0);
 	pthread_join(job.thread, NULL);
 	if (hit)
 		race->check(page);

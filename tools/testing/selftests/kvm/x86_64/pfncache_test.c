@@ -731,10 +731,10 @@ static struct tkm_stats get_stats(int fd)
 	return tkm_stats;
 }
 
-/* Hold the next lookup, or let it go. */
-static void hold_lookup(u32 hold)
+/* Hold the next lookup, or, with 0, let it go. */
+static void hold_lookup(u32 ms)
 {
-	module_ioctl(t.module, TKM_HOLD_LOOKUP, &hold);
+	module_ioctl(t.module, TKM_HOLD_LOOKUP, &ms);
 }
 
 static void assert_old_is(size_t page, const u8 *expected, const char *when)
@@ -792,7 +792,7 @@ static void take_looked_up(size_t page)
 {
 	struct tkm_stats before = get_stats(t.module);
 
-	hold_lookup(true);
+	hold_lookup(TKM_MAX_HOLD_MS);
 	t.memory->flip(page);
 	reset_frame(old_frame(page));
 	wait_until(is_looked_up, before.lookups, "nobody looks the memory up");
@@ -800,7 +800,7 @@ static void take_looked_up(size_t page)
 	TEST_ASSERT(get_stats(t.module).lookups_done == before.lookups_done,
 		    "%s, %s: the lookup ended before the page was taken away",
 		    writer.user->name, t.memory->name);
-	hold_lookup(false);
+	hold_lookup(0);
 	stats.looked_up++;
 	assert_is_taken(page, "after it was looked up");
 }
