@@ -370,7 +370,7 @@ leave(p)
 @fine exists@
 identifier F;
 identifier get = {gfn_to_pfn, gfn_to_pfn_prot, gfn_to_pfn_memslot, gfn_to_pfn_memslot_atomic, __gfn_to_pfn_memslot, gfn_to_page};
-position p : script:python() { all(converted(x) for x in p) };
+position p;
 @@
 
 F(...)
@@ -379,6 +379,12 @@ F(...)
 	get@p(...)
 	...+>
 }
+
+@script:python@
+p << fine.p;
+@@
+
+cocci.include_match(all(converted(x) for x in p))
 
 //----------------------------------------------------------
 //  For patch mode
