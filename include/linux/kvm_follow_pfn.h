@@ -61,8 +61,9 @@ struct kvm_follow_pfn {
 	 *			KVM_PFN_ERR_NEEDS_IO.  VM_IO and VM_PFNMAP fault
 	 *			handlers may wait anyway.
 	 * FOLL_INTERRUPTIBLE:	a non-fatal signal ends the wait, too.  It always
-	 *			ends repeated calls of a VM_IO or VM_PFNMAP fault
-	 *			handler.
+	 *			keeps a VM_IO or VM_PFNMAP fault handler from being
+	 *			called again that reports success, but has mapped
+	 *			nothing.
 	 * FOLL_GET:		return with a reference to the page.
 	 */
 	unsigned int flags;

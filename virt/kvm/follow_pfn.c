@@ -6,8 +6,9 @@
  *
  *  fast:     get_user_pages_fast_only(), with interrupts disabled and without
  *            mmap_lock.  For writes, and for reads that may be mapped writable.
- *            There is no such function for pins, whose fast route falls back to
- *            a walk under mmap_lock, but does not fault either.
+ *            There is no such function for pins, reads included, whose fast
+ *            route falls back to a walk under mmap_lock, but does not fault
+ *            either.
  *  slow:     get_user_pages_unlocked(), which faults the memory in.
  *  remapped: a walk of the page tables of VM_IO and VM_PFNMAP memory, which
  *            get_user_pages() refuses.
@@ -138,7 +139,8 @@ static bool kvm_follow_pfn_begin(struct kvm_follow_pfn *kfp)
 }
 
 /*
- * Translate the gfn to an hva, unless it is private.  Return 0, KVM_PFN_NOSLOT
+ * Translate the gfn to an hva, unless it is private.  Return 0, or what there is
+ * to answer without one: KVM_PFN_ERR_FAULT for the hva of an error, KVM_PFN_NOSLOT
  * or, for a write to a read-only memslot, KVM_PFN_ERR_RO_FAULT.
  */
 static kvm_pfn_t kvm_follow_pfn_to_hva(struct kvm_follow_pfn *kfp)
@@ -191,17 +193,21 @@ static kvm_pfn_t kvm_follow_pfn_got_page(struct kvm_follow_pfn *kfp,
 
 /*
  * Find memory that the host maps writable already, the only kind for which a
- * lookup without mmap_lock cannot miss a pending break of COW.
+ * lookup without mmap_lock cannot miss a pending break of COW; or, for a pin that
+ * only reads, memory that is present: mm refuses to pin a page whose sharing is
+ * yet to be broken.
  */
 static bool kvm_follow_pfn_fast(const struct kvm_follow_pfn *kfp,
 				struct page **page)
 {
-	if (!(kfp->flags & FOLL_WRITE) && !kvm_follow_pfn_may_upgrade(kfp))
-		return false;
+	unsigned int write = kfp->flags & FOLL_WRITE;
 
 	if (kfp->pin)
-		return pin_user_pages_fast(kfp->hva, 1, FOLL_WRITE | FOLL_NOFAULT |
+		return pin_user_pages_fast(kfp->hva, 1, write | FOLL_NOFAULT |
 					   FOLL_HONOR_NUMA_FAULT, page) == 1;
+
+	if (!write && !kvm_follow_pfn_may_upgrade(kfp))
+		return false;
 
 	return get_user_page_fast_only(kfp->hva, FOLL_WRITE, page);
 }
@@ -326,7 +332,9 @@ static kvm_pfn_t kvm_follow_pfn_got_pte(struct kvm_follow_pfn *kfp,
  * The loop ends with an answer, an error of the fault handler, or a signal.  A
  * PTE may be zapped again between the fault and the walk, and a handler that
  * was interrupted reports success without having mapped anything; the access of
- * a CPU would simply fault again in both cases, so do that here.
+ * a CPU would simply fault again in both cases, so do that here.  A handler that
+ * says that it had to wait is called again in spite of a signal that is not
+ * fatal, unless FOLL_INTERRUPTIBLE is set, as get_user_pages() does.
  *
  * A write that meets a read-only PTE takes a write fault before it is judged:
  * the owner may map read-only at first in order to be told of writes.
@@ -339,9 +347,11 @@ static kvm_pfn_t kvm_walk_remapped(struct kvm_follow_pfn *kfp)
 {
 	bool write = kfp->flags & FOLL_WRITE;
 	bool may_upgrade = kvm_follow_pfn_may_upgrade(kfp);
+	bool interruptible = kfp->flags & FOLL_INTERRUPTIBLE;
 	unsigned int fault_flags = FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_KILLABLE |
+				   (interruptible ? FAULT_FLAG_INTERRUPTIBLE : 0) |
 				   (write ? FAULT_FLAG_WRITE : 0);
-	bool faulted = false, pte_write_faulted = false;
+	bool ends_by_signal = false, pte_write_faulted = false;
 
 	for (;;) {
 		struct follow_pfnmap_args args = { .address = kfp->hva };
@@ -374,7 +384,7 @@ static kvm_pfn_t kvm_walk_remapped(struct kvm_follow_pfn *kfp)
 		}
 
 		if (fatal_signal_pending(current) ||
-		    (faulted && !present && signal_pending(current)))
+		    (ends_by_signal && !present && signal_pending(current)))
 			return KVM_PFN_ERR_SIGPENDING;
 
 		/*
@@ -390,7 +400,7 @@ static kvm_pfn_t kvm_walk_remapped(struct kvm_follow_pfn *kfp)
 		if (r < 0)
 			return r == -EHWPOISON ? KVM_PFN_ERR_HWPOISON :
 						 KVM_PFN_ERR_FAULT;
-		faulted = r;
+		ends_by_signal = r || interruptible;
 		pte_write_faulted = write && present && r;
 	}
 }
@@ -445,9 +455,11 @@ static kvm_pfn_t kvm_follow_pfn_resolve(struct kvm_follow_pfn *kfp)
 	if (kfp->is_private)
 		return kvm_follow_pfn_private(kfp);
 
-	if (kvm_follow_pfn_fast(kfp, &page))
-		return kvm_follow_pfn_got_page(kfp, page, true,
+	if (kvm_follow_pfn_fast(kfp, &page)) {
+		writable = !kfp->pin || (kfp->flags & FOLL_WRITE);
+		return kvm_follow_pfn_got_page(kfp, page, writable,
 					       KVM_FOLLOW_PFN_FAST);
+	}
 
 	if (kfp->atomic)
 		return KVM_PFN_ERR_FAULT;
@@ -590,9 +602,10 @@ none:
  * possible from now on without another lookup.
  *
  * The caller holds the lock that excludes the completion of an invalidation,
- * and its retry check passed, or the caller owns a reference or pin.  NULL, i.e.
- * memory that is not refcounted, is fine.  PG_reserved pages belong to their
- * owner alone, see page-flags.h.
+ * and its retry check passed: a page that may become dirty is mapped writable
+ * by the host, hence has not been cleaned, and the filesystem knows of it.
+ * NULL, i.e. memory that is not refcounted, is fine.  PG_reserved pages belong
+ * to their owner alone, see page-flags.h.
  */
 void __kvm_mark_page_mapped(struct page *page, bool dirty)
 {
@@ -628,22 +641,28 @@ EXPORT_SYMBOL_GPL(kvm_mark_page_mapped);
  * Release what an unguarded lookup answered with, marking the page as accessed
  * and, if it was written through a mapping of the kernel, as @dirty.
  *
+ * Neither a reference nor a pin keeps writeback from cleaning the page before the
+ * last write to it.  The filesystem has to be told that it is dirty again, which
+ * the flag alone does not do, and the page must not be truncated meanwhile.
+ *
  * @page and @hold are the fields of struct kvm_follow_pfn.  Nothing is done for
  * KVM_PFN_HOLD_NONE, i.e. for errors and for memory that is not refcounted.
+ *
+ * Context: any if @dirty is false.  Otherwise may sleep, for the lock of the
+ * page.
  */
 void kvm_release_held_page(struct page *page, enum kvm_pfn_hold hold, bool dirty)
 {
-	switch (hold) {
-	case KVM_PFN_HOLD_REF:
-		__kvm_mark_page_mapped(page, dirty);
-		put_page(page);
-		break;
-	case KVM_PFN_HOLD_PIN:
-		__kvm_mark_page_mapped(page, dirty);
+	if (hold == KVM_PFN_HOLD_NONE)
+		return;
+
+	if (dirty && !PageReserved(page))
+		set_page_dirty_lock(page);
+	__kvm_mark_page_mapped(page, false);
+
+	if (hold == KVM_PFN_HOLD_PIN)
 		unpin_user_page(page);
-		break;
-	case KVM_PFN_HOLD_NONE:
-		break;
-	}
+	else
+		put_page(page);
 }
 EXPORT_SYMBOL_GPL(kvm_release_held_page);

@@ -23,6 +23,7 @@
 #include <linux/kvm_follow_pfn.h>
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
+#include <linux/pagemap.h>
 
 #include "kvm_mm.h"
 
@@ -53,7 +54,8 @@ void *kvm_map_pfn(kvm_pfn_t pfn)
  * mapped, pfn_valid() does not: memory may have got struct pages since then, or
  * lost them.
  *
- * Context: may sleep, but not if @pfn has a struct page.
+ * Context: may sleep, but not if @pfn has a struct page, and no high memory is
+ * configured.
  */
 void kvm_unmap_pfn(kvm_pfn_t pfn, void *khva)
 {
@@ -148,26 +150,59 @@ int kvm_vcpu_map_readonly(struct kvm_vcpu *vcpu, gfn_t gfn,
 }
 EXPORT_SYMBOL_GPL(kvm_vcpu_map_readonly);
 
-/*
- * Undo kvm_vcpu_map() or kvm_vcpu_map_readonly().  Do nothing if @map is all
- * zeroes, if mapping failed, or if @map was unmapped already.
- *
- * Context: kvm->srcu is held, or the VM is being destroyed; may sleep, but not
- * if @map->pfn has a struct page.
- */
-void kvm_vcpu_unmap(struct kvm_vcpu *vcpu, struct kvm_host_map *map)
+static void __kvm_vcpu_unmap(struct kvm_vcpu *vcpu, struct kvm_host_map *map,
+			     bool mark_page)
 {
-	if (!kvm_vcpu_mapped(map))
-		return;
-
 	kvm_unmap_pfn(map->pfn, map->hva);
 
 	/* Not by the vCPU, whose memslots are others in SMM. */
 	if (map->writable)
 		mark_page_dirty(vcpu->kvm, map->gfn);
 
-	kvm_release_held_page(map->page, map->hold, map->writable);
+	kvm_release_held_page(map->page, map->hold, mark_page);
 
 	*map = (struct kvm_host_map) {};
 }
+
+/*
+ * Undo kvm_vcpu_map() or kvm_vcpu_map_readonly().  Do nothing if @map is all
+ * zeroes, if mapping failed, or if @map was unmapped already.
+ *
+ * Context: kvm->srcu is held, or the VM is being destroyed; may sleep.
+ */
+void kvm_vcpu_unmap(struct kvm_vcpu *vcpu, struct kvm_host_map *map)
+{
+	if (kvm_vcpu_mapped(map))
+		__kvm_vcpu_unmap(vcpu, map, map->writable);
+}
 EXPORT_SYMBOL_GPL(kvm_vcpu_unmap);
+
+/*
+ * Like kvm_vcpu_unmap(), but do not sleep.  @map is of memory with a struct page,
+ * and on a kernel without high memory.
+ *
+ * Somebody who has locked the page may be writing it back, and the filesystem
+ * cannot be told then that it is dirty again: the last write may get lost.
+ *
+ * Context: kvm->srcu is held; preemption may be disabled.
+ */
+void kvm_vcpu_unmap_atomic(struct kvm_vcpu *vcpu, struct kvm_host_map *map)
+{
+	struct folio *folio;
+
+	if (!kvm_vcpu_mapped(map))
+		return;
+
+	if (map->page && map->writable && !PageReserved(map->page)) {
+		folio = page_folio(map->page);
+		if (folio_trylock(folio)) {
+			folio_mark_dirty(folio);
+			folio_unlock(folio);
+		} else {
+			SetPageDirty(map->page);
+		}
+	}
+
+	__kvm_vcpu_unmap(vcpu, map, false);
+}
+EXPORT_SYMBOL_GPL(kvm_vcpu_unmap_atomic);

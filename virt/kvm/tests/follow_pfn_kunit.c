@@ -447,8 +447,9 @@ KFP_TEST(kfp_good_request_finds_present_memory_and_owns_what_it_asked_for)
 	kfp = kfp_make_request(test, r);
 	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[0]);
 	KUNIT_EXPECT_EQ(test, kfp.writable, may_write);
-	KUNIT_EXPECT_EQ(test, kfp.route, may_write ? KVM_FOLLOW_PFN_FAST :
-						     KVM_FOLLOW_PFN_SLOW);
+	KUNIT_EXPECT_EQ(test, kfp.route,
+			may_write || r->pin ? KVM_FOLLOW_PFN_FAST :
+					      KVM_FOLLOW_PFN_SLOW);
 	KUNIT_EXPECT_EQ(test, env->mem.faults, 1);
 	KUNIT_ASSERT_EQ(test, page_ref_count(page), count + kfp_request_refs(r));
 	KUNIT_EXPECT_EQ(test, kfp_is_pinned(page), r->pin);
@@ -892,6 +893,24 @@ KFP_TEST(kfp_signal_ends_repeated_faults_of_pfnmap)
 	kfp = kfp_guarded(test, 0, FOLL_WRITE);
 	KUNIT_EXPECT_EQ(test, kfp_probe_with_signal(test, kfp, SIGKILL, VM_FAULT_NOPAGE),
 			KVM_PFN_ERR_SIGPENDING);
+}
+
+KFP_TEST(kfp_signal_ends_an_interruptible_lookup_of_pfnmap_that_is_told_to_retry)
+{
+	struct kfp_env *env = test->priv;
+	struct kvm_follow_pfn kfp;
+
+	kfp_map_shared(test, &kfp_pfnmap);
+
+	kfp = kfp_guarded(test, 0, FOLL_WRITE | FOLL_INTERRUPTIBLE);
+	KUNIT_EXPECT_EQ(test, kfp_probe_with_signal(test, kfp, SIGUSR1, VM_FAULT_RETRY),
+			KVM_PFN_ERR_SIGPENDING);
+	KUNIT_EXPECT_EQ(test, env->mem.faults, 1);
+	KUNIT_EXPECT_TRUE(test, env->mem.fault_flags & FAULT_FLAG_INTERRUPTIBLE);
+
+	kfp = kfp_guarded(test, 1, FOLL_WRITE);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp), env->mem.pfn[1]);
+	KUNIT_EXPECT_FALSE(test, env->mem.fault_flags & FAULT_FLAG_INTERRUPTIBLE);
 }
 
 KFP_TEST(kfp_signal_does_not_end_a_lookup_of_pfnmap_that_is_told_to_retry)
@@ -1923,6 +1942,28 @@ static void kfp_release_marks_and_puts_what_is_held_only(struct kunit *test)
 	kvm_release_held_page(NULL, KVM_PFN_HOLD_NONE, true);
 }
 
+/* To set the flag is not enough, the page may have been written back meanwhile. */
+static void kfp_release_tells_the_file_that_a_page_is_dirty(struct kunit *test)
+{
+	struct kfp_env *env = test->priv;
+	struct kfp_owner owner;
+	struct page *page;
+
+	kfp_alloc_memory(test, &kfp_single);
+	page = env->mem.page[0];
+	kfp_own(page, &owner);
+
+	kfp_expect_release(test, 0, KVM_PFN_HOLD_REF, false);
+	KUNIT_EXPECT_EQ(test, owner.told, 0);
+	kfp_unmark(page);
+	kfp_expect_release(test, 0, KVM_PFN_HOLD_REF, true);
+	KUNIT_EXPECT_EQ(test, owner.told, 1);
+	KUNIT_EXPECT_EQ(test, owner.told_locked, 1);
+	KUNIT_EXPECT_FALSE(test, folio_test_locked(page_folio(page)));
+
+	kfp_disown(&owner);
+}
+
 KFP_TEST(kfp_release_of_a_pin_marks_and_unpins)
 {
 	struct kfp_env *env = test->priv;
@@ -2091,6 +2132,8 @@ static const struct {
 	bool is_hole;
 	int index;
 	enum kfp_answer answers[KFP_NR_COLUMNS];
+	/* To a read with a pin, if it is not that to one with a reference. */
+	enum kfp_answer pinned_read;
 	enum kfp_answer linux_6_12[KFP_NR_COLUMNS];
 } kfp_memories[] = {
 	{ "anonymous", .prot = KFP_RW,
@@ -2219,10 +2262,10 @@ static const struct {
 	  .flags = MAP_PRIVATE, .answers = { R, W, R, W, R, FAULT, FAULT },
 	  .linux_6_12 = { [KFP_WRITE] = RO, [KFP_NOWAIT_WRITE] = RO,
 			  [KFP_UNGUARDED_READ] = R, [KFP_UNGUARDED_WRITE] = RO } },
-	/* get_user_pages() finds the copy, if only for writing. */
+	/* get_user_pages_fast() finds the copy, as it does not look at the VMA. */
 	{ "remap_pfn_range(), MAP_PRIVATE, written", { &kfp_remap },
 	  .prot = KFP_RW, .flags = MAP_PRIVATE, .is_touched = true,
-	  .answers = { W, W, W, W, R, FAULT, W },
+	  .answers = { W, W, W, W, R, FAULT, W }, .pinned_read = R,
 	  .linux_6_12 = { [KFP_UNGUARDED_READ] = R } },
 
 	/* The answer to a write depended on the PTE. */
@@ -2315,6 +2358,8 @@ KFP_TEST(kfp_each_memory_answers_each_request_as_listed)
 		kfp_lookup(test, &kfp);
 		kfp_release(&kfp, false);
 		expected = r->answer ?: memory->answers[r->column];
+		if (kfp.pin && r->column == KFP_UNGUARDED_READ && memory->pinned_read)
+			expected = memory->pinned_read;
 		KUNIT_EXPECT_STREQ_MSG(test, kfp_answer_names[kfp_answer(&kfp)],
 				       kfp_answer_names[expected], "%s", r->name);
 		kfp_drop_memory(test);
@@ -2455,6 +2500,7 @@ static struct kunit_case kfp_test_cases[] = {
 	KUNIT_CASE(kfp_signal_ends_an_interruptible_lookup),
 	KUNIT_CASE(kfp_signal_does_not_end_an_uninterruptible_lookup),
 	KUNIT_CASE(kfp_signal_ends_repeated_faults_of_pfnmap),
+	KUNIT_CASE(kfp_signal_ends_an_interruptible_lookup_of_pfnmap_that_is_told_to_retry),
 	KUNIT_CASE(kfp_signal_does_not_end_a_lookup_of_pfnmap_that_is_told_to_retry),
 	KUNIT_CASE(kfp_signal_does_not_end_a_lookup_of_pfnmap_that_needs_one_fault),
 	KUNIT_CASE_PARAM(kfp_remapped_memory_maps_and_is_not_touched,
@@ -2514,6 +2560,7 @@ static struct kunit_case kfp_test_cases[] = {
 	KUNIT_CASE(kfp_mark_page_leaves_the_zero_page_alone),
 	KUNIT_CASE(kfp_mark_page_takes_null_for_memory_without_references),
 	KUNIT_CASE(kfp_release_marks_and_puts_what_is_held_only),
+	KUNIT_CASE(kfp_release_tells_the_file_that_a_page_is_dirty),
 	KUNIT_CASE(kfp_release_of_a_pin_marks_and_unpins),
 	KUNIT_CASE_PARAM(kfp_each_memory_answers_each_request_as_listed,
 			 kfp_memory_gen_params),

@@ -10,6 +10,7 @@
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
+#include <linux/pagemap.h>
 #include <linux/uaccess.h>
 #include <linux/xarray.h>
 
@@ -397,12 +398,64 @@ KFP_TEST(hm_unmap_marks_what_could_be_written)
 	hm_expect_none_dirty(test);
 }
 
+static void hm_unmap_atomic(struct kunit *test, struct kvm_host_map *map)
+{
+	preempt_disable();
+	kvm_vcpu_unmap_atomic(hm.vcpu, map);
+	preempt_enable();
+	hm_expect_unmapped(test, map);
+}
+
+/* Who has locked the page cannot be waited for. */
+KFP_TEST(hm_unmap_atomic_tells_the_file_unless_the_page_is_locked)
+{
+	struct kfp_env *env = test->priv;
+	struct kfp_pages_state before;
+	struct kvm_host_map map;
+	struct kfp_owner owner;
+	struct page *page;
+
+	hm_map_present(test, &kfp_single);
+	before = kfp_pages_state(test);
+	page = env->mem.page[1];
+	kfp_own(page, &owner);
+
+	map = hm_map(test, 1, false);
+	hm_unmark_all(test);
+	hm_unmap_atomic(test, &map);
+	KUNIT_EXPECT_EQ(test, owner.told, 0);
+	KUNIT_EXPECT_FALSE(test, PageDirty(page));
+	KUNIT_EXPECT_EQ(test, hm_dirty_gfns(), 0);
+
+	map = hm_map(test, 1, true);
+	hm_unmark_all(test);
+	hm_unmap_atomic(test, &map);
+	KUNIT_EXPECT_EQ(test, owner.told, 1);
+	KUNIT_EXPECT_EQ(test, owner.told_locked, 1);
+	KUNIT_EXPECT_TRUE(test, PageDirty(page));
+	KUNIT_EXPECT_TRUE(test, kfp_is_referenced(page));
+	KUNIT_EXPECT_EQ(test, hm_dirty_gfns(), BIT(1));
+
+	map = hm_map(test, 1, true);
+	hm_unmark_all(test);
+	lock_page(page);
+	hm_unmap_atomic(test, &map);
+	unlock_page(page);
+	KUNIT_EXPECT_EQ(test, owner.told, 1);
+	KUNIT_EXPECT_TRUE(test, PageDirty(page));
+	KUNIT_EXPECT_EQ(test, hm_dirty_gfns(), BIT(1));
+
+	kfp_disown(&owner);
+	kfp_expect_counts(test, &before, 0);
+}
+
 KFP_TEST(hm_unmap_of_nothing_does_nothing)
 {
 	struct kvm_host_map map = {};
 
 	hm_map_present(test, &kfp_single);
 	kvm_vcpu_unmap(hm.vcpu, &map);
+	kvm_vcpu_unmap_atomic(hm.vcpu, &map);
 	hm_expect_unmapped(test, &map);
 	KUNIT_EXPECT_EQ(test, hm.unmaps, 0);
 	KUNIT_EXPECT_EQ(test, hm_dirty_gfns(), 0);
@@ -1335,6 +1388,7 @@ static struct kunit_case hm_test_cases[] = {
 	KUNIT_CASE(hm_map_faults_memory_in),
 	KUNIT_CASE(hm_readonly_map_of_untouched_anon_memory_is_the_zero_page),
 	KUNIT_CASE(hm_unmap_marks_what_could_be_written),
+	KUNIT_CASE(hm_unmap_atomic_tells_the_file_unless_the_page_is_locked),
 	KUNIT_CASE(hm_unmap_of_nothing_does_nothing),
 	KUNIT_CASE(hm_readonly_map_needs_no_permission_to_write),
 	KUNIT_CASE_PARAM(hm_map_that_the_kernel_cannot_map_is_released,

@@ -11,6 +11,7 @@
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
+#include <linux/pagemap.h>
 #include <linux/pfn_t.h>
 #include <linux/rbtree.h>
 #include <linux/sched/mm.h>
@@ -407,6 +408,35 @@ void kfp_unmark(struct page *page)
 {
 	folio_clear_referenced(page_folio(page));
 	ClearPageDirty(page);
+}
+
+static bool kfp_owner_dirty_folio(struct address_space *mapping, struct folio *folio)
+{
+	struct kfp_owner *owner = container_of(mapping, struct kfp_owner, mapping);
+
+	owner->told++;
+	owner->told_locked += folio_test_locked(folio);
+
+	return noop_dirty_folio(mapping, folio);
+}
+
+/* mm must not look for the file of the page: give it back before it is unmapped. */
+void kfp_own(struct page *page, struct kfp_owner *owner)
+{
+	static const struct address_space_operations aops = {
+		.dirty_folio = kfp_owner_dirty_folio,
+	};
+
+	*owner = (struct kfp_owner) {
+		.mapping.a_ops = &aops,
+		.folio = page_folio(page),
+	};
+	owner->folio->mapping = &owner->mapping;
+}
+
+void kfp_disown(struct kfp_owner *owner)
+{
+	owner->folio->mapping = NULL;
 }
 
 struct kfp_pages_state kfp_pages_state(struct kunit *test)

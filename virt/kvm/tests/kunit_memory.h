@@ -15,6 +15,7 @@
  * struct kfp_memory.  No page of it is ever on an LRU list, so nobody else
  * takes references.
  */
+#include <linux/fs.h>
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
 
@@ -105,6 +106,17 @@ struct kfp_env {
 
 static_assert(KFP_PAGES == 1 << KFP_ORDER);
 
+/*
+ * Stands for the file of a page cache, which has to be told that a page is dirty,
+ * with the page locked.
+ */
+struct kfp_owner {
+	struct address_space mapping;
+	struct folio *folio;
+	unsigned int told;
+	unsigned int told_locked;
+};
+
 /* Remember and compare everything about struct pages that KVM might change. */
 struct kfp_pages_state {
 	int count[KFP_PAGES];
@@ -134,6 +146,9 @@ void kfp_kind_desc(const struct kfp_kind *const *kind, char *desc);
 bool kfp_is_pinned(struct page *page);
 bool kfp_is_referenced(struct page *page);
 void kfp_unmark(struct page *page);
+
+void kfp_own(struct page *page, struct kfp_owner *owner);
+void kfp_disown(struct kfp_owner *owner);
 
 struct kfp_pages_state kfp_pages_state(struct kunit *test);
 void kfp_expect_counts(struct kunit *test,

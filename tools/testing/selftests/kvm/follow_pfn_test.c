@@ -23,6 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <linux/bitmap.h>
 #include <linux/compiler.h>
 #ifdef __x86_64__
 #include <linux/loop.h>
@@ -613,6 +614,14 @@ static void module_ioctl(unsigned long cmd, void *arg)
 	region_ioctl(t.fd, cmd, arg);
 }
 
+/* For what the module can do without a region. */
+static int lookup_fd = -1;
+
+static void open_lookup(void)
+{
+	lookup_fd = open_module();
+}
+
 static void get_counts(struct tkm_page *pages)
 {
 	get_region_counts(t.fd, t.nr_pages, pages);
@@ -1003,6 +1012,79 @@ static void test_hugetlb_part(void)
 	t.hva = NULL;
 	t.view = NULL;
 	ASSERT_OUTCOME(guest_do(0, OP_READ, untouched, 8, 0), FAULT);
+}
+
+/*
+ * Of two huge pages' worth of memory the guest has only the first page of the
+ * second half, so that page tables end in a hole before it.
+ */
+static void row_sparse(void)
+{
+	t.size = 2 * HUGE_SIZE;
+	t.hva = map_aligned(t.size, t.prot, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	TEST_ASSERT(!madvise(t.hva, t.size, MADV_NOHUGEPAGE),
+		    "MADV_NOHUGEPAGE: %s", strerror(errno));
+	t.view = t.hva;
+	create_vm();
+}
+
+/* All of the memory but its first page, i.e. from the midst of the hole on. */
+static int set_sparse_slot(u32 flags)
+{
+	return set_slot(flags, MEM_GPA + t.page_size, t.size - t.page_size,
+			t.hva + t.page_size);
+}
+
+static void create_sparse_slot(void)
+{
+	remove_slot();
+	TEST_ASSERT(!set_sparse_slot(0), "The memslot cannot be replaced: %s",
+		    strerror(errno));
+	guest_writes(HUGE_SIZE, guest_value(HUGE_SIZE, 1));
+	host_reads(HUGE_SIZE, guest_value(HUGE_SIZE, 1));
+}
+
+static void test_sparse_unmap(void)
+{
+	guest_writes(HUGE_SIZE, guest_value(HUGE_SIZE, 1));
+	host_reads(HUGE_SIZE, guest_value(HUGE_SIZE, 1));
+	TEST_ASSERT(!madvise(t.hva + t.page_size, t.size - t.page_size,
+			     MADV_DONTNEED),
+		    "MADV_DONTNEED: %s", strerror(errno));
+	guest_reads(HUGE_SIZE, 0);
+	guest_writes(HUGE_SIZE, guest_value(HUGE_SIZE, 2));
+	host_reads(HUGE_SIZE, guest_value(HUGE_SIZE, 2));
+}
+
+static void test_sparse_slot(void)
+{
+	create_sparse_slot();
+	remove_slot();
+	assert_slot_ends_at(HUGE_SIZE);
+}
+
+static void assert_dirty(bool expected)
+{
+	size_t nr = HUGE_SIZE / t.page_size - 1;
+	unsigned long bitmap[2 * HUGE_SIZE / MIN_PAGE_SIZE / BITS_PER_LONG] = { };
+
+	kvm_vm_get_dirty_log(t.vm, MEM_SLOT, bitmap);
+	TEST_ASSERT(test_bit(nr, bitmap) == expected,
+		    "The page is %sin the dirty log", expected ? "not " : "");
+}
+
+static void test_sparse_dirty_log(void)
+{
+	create_sparse_slot();
+	TEST_ASSERT(!set_sparse_slot(KVM_MEM_LOG_DIRTY_PAGES),
+		    "KVM_MEM_LOG_DIRTY_PAGES: %s", strerror(errno));
+	assert_dirty(false);
+	guest_writes(HUGE_SIZE, guest_value(HUGE_SIZE, 2));
+	assert_dirty(true);
+	guest_reads(HUGE_SIZE, guest_value(HUGE_SIZE, 2));
+	assert_dirty(false);
+	guest_writes(HUGE_SIZE, guest_value(HUGE_SIZE, 3));
+	assert_dirty(true);
 }
 
 static void setup_shared_file(int fd)
@@ -2463,13 +2545,6 @@ static void row_exec_pfnmap_pageless(void)
 	set_up_exec();
 }
 
-static int lookup_fd;
-
-static void open_lookup(void)
-{
-	lookup_fd = open_module();
-}
-
 /* The references to memory that is not the module's. */
 static s32 lookup_refcount(void *addr)
 {
@@ -2752,13 +2827,19 @@ static void spin(long ns)
 		 now.tv_nsec - begin.tv_nsec < ns);
 }
 
+static void exchange_pages(void)
+{
+	struct tkm_exchange exchange = { .a = 0, .b = 1 };
+
+	module_ioctl(TKM_EXCHANGE, &exchange);
+}
+
 /*
  * The host makes the mapping point to another page, which makes the vCPU fault,
  * and back again at any moment of that fault.
  */
 static void test_exchange_race(void)
 {
-	struct tkm_exchange exchange = { .a = 0, .b = 1 };
 	struct timespec begin, now;
 	pthread_t thread;
 	int i, delay;
@@ -2779,13 +2860,179 @@ static void test_exchange_race(void)
 
 		delay = i * EXCHANGE_STRIDE % EXCHANGE_ROUNDS;
 		expect_change(false, 0);
-		module_ioctl(TKM_EXCHANGE, &exchange);
+		exchange_pages();
 		spin((long)delay * EXCHANGE_MAX_SPIN_NS / EXCHANGE_ROUNDS);
-		module_ioctl(TKM_EXCHANGE, &exchange);
+		exchange_pages();
 		expect_change(true, t.seed);
 		expect_verified(1);
 	}
 	stop_reader(thread);
+}
+
+#define HELD_ROUNDS	12
+#define HELD_HITS	3
+#define HELD_MS		4000
+
+/*
+ * One access of vCPU 1, whose lookup is held when it knows the answer.  What the
+ * host does then makes the answer stale.
+ */
+static struct {
+	enum guest_op op;
+	enum outcome outcome;
+	pthread_t thread;
+	atomic_bool done;
+} held;
+
+static void *run_held(void *arg)
+{
+	pin_thread(1);
+	held.outcome = guest_do(1, held.op, 0, 8, guest_value(0, 2));
+	atomic_store(&held.done, true);
+	return NULL;
+}
+
+static void start_held(enum guest_op op)
+{
+	held.op = op;
+	atomic_store(&held.done, false);
+	TEST_ASSERT(!pthread_create(&held.thread, NULL, run_held, NULL),
+		    "pthread_create() failed");
+}
+
+static void finish_held(void)
+{
+	pthread_join(held.thread, NULL);
+	ASSERT_OUTCOME(held.outcome, DONE);
+}
+
+static void hold_lookup(u32 ms)
+{
+	region_ioctl(lookup_fd, TKM_HOLD_LOOKUP, &ms);
+}
+
+static struct tkm_stats get_lookups(void)
+{
+	struct tkm_stats stats;
+
+	region_ioctl(lookup_fd, TKM_STATS, &stats);
+	return stats;
+}
+
+/* The lookup is busy, without preemption, so there have to be two CPUs. */
+static void require_held_lookups(void)
+{
+	u32 none = 0;
+
+	open_lookup();
+	if (ioctl(lookup_fd, TKM_HOLD_LOOKUP, &none))
+		skip("lookups cannot be held: %s", strerror(errno));
+	if (!find_two_cpus(cpus))
+		skip("only one CPU");
+}
+
+/* Returns whether @act was in time. */
+static bool run_held_access(enum guest_op op, void (*act)(void))
+{
+	u64 lookups, lookups_done;
+	bool hit, done;
+
+	zap();
+	lookups = get_lookups().lookups;
+	lookups_done = get_lookups().lookups_done;
+	hold_lookup(HELD_MS);
+	start_held(op);
+	do {
+		done = atomic_load(&held.done);
+		TEST_ASSERT(!done || get_lookups().lookups != lookups,
+			    "The access did without a lookup");
+	} while (get_lookups().lookups == lookups);
+
+	act();
+	hit = get_lookups().lookups_done == lookups_done;
+	hold_lookup(0);
+	finish_held();
+	return hit;
+}
+
+static void race_held(enum guest_op op, void (*reset)(void),
+		      void (*act)(void), void (*check)(void))
+{
+	int i, hits = 0;
+
+	/* The next lookup shall be that of the page, rather than of guest code. */
+	pin_thread(0);
+	start_held(op);
+	finish_held();
+
+	for (i = 0; i < HELD_ROUNDS && hits < HELD_HITS; i++) {
+		reset();
+		if (run_held_access(op, act)) {
+			hits++;
+			check();
+		}
+	}
+	TEST_ASSERT(hits == HELD_HITS, "In time %d times only", hits);
+}
+
+static void row_held(void)
+{
+	require_held_lookups();
+	row_anonymous();
+}
+
+static void reset_memory(void)
+{
+	host_writes(0, host_value(0, 1));
+}
+
+/* By a page that exists already, lest it be the one that is freed here. */
+static void replace_memory(void)
+{
+	u64 *mem = map(t.page_size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS, -1);
+
+	*mem = host_value(0, 3);
+	TEST_ASSERT(mremap(mem, t.page_size, t.page_size,
+			   MREMAP_MAYMOVE | MREMAP_FIXED, t.hva) == t.hva,
+		    "mremap() failed: %s", strerror(errno));
+}
+
+static void check_read(void)
+{
+	assert_result(1, 0, host_value(0, 3));
+}
+
+static void test_held_read(void)
+{
+	race_held(OP_READ, reset_memory, replace_memory, check_read);
+}
+
+static void check_written(void)
+{
+	host_reads(0, guest_value(0, 2));
+}
+
+static void test_held_write(void)
+{
+	race_held(OP_WRITE, reset_memory, replace_memory, check_written);
+}
+
+static void row_held_pfnmap(void)
+{
+	require_held_lookups();
+	row_slot_race();
+}
+
+static void reset_pages(void)
+{
+	host_writes(0, host_value(0, 1));
+	host_writes(t.page_size, host_value(0, 3));
+}
+
+static void test_held_pfnmap(void)
+{
+	race_held(OP_READ, reset_pages, exchange_pages, check_read);
 }
 
 #define ZAP_PASSES	100
@@ -3658,6 +3905,9 @@ static const struct row {
 	{ "thp", row_thp, test_maps_huge, "THP" },
 	{ "hugetlb", row_hugetlb, test_maps_huge, "hugetlb" },
 	{ "hugetlb_part", row_hugetlb_part, test_hugetlb_part },
+	{ "sparse_unmap", row_sparse, test_sparse_unmap },
+	{ "sparse_slot", row_sparse, test_sparse_slot },
+	{ "sparse_dirty_log", row_sparse, test_sparse_dirty_log },
 	{ "shmem", row_shmem, test_maps, "shmem" },
 	{ "file", row_file, test_maps, "file" },
 	{ "dax", row_dax, test_maps, "DAX" },
@@ -3767,6 +4017,9 @@ static const struct row {
 	{ "slot_deleted", row_slot_race, test_slot_deleted },
 	{ "slot_moved", row_slot_race, test_slot_moved },
 	{ "exchange_race", row_slot_race, test_exchange_race },
+	{ "held_read", row_held, test_held_read },
+	{ "held_write", row_held, test_held_write },
+	{ "held_pfnmap", row_held_pfnmap, test_held_pfnmap },
 	{ "zap_race", row_zap_race, test_zap_race },
 	{ "zap_race_readonly_pte", row_zap_race_readonly_pte, test_zap_race },
 	{ "zap_race_shmem", row_shmem, test_zap_race_shmem },
