@@ -3346,11 +3346,25 @@ static void test_dirty_madv_free(void)
 	TEST_ASSERT(nr_discarded, "MADV_FREE had no effect");
 }
 
-static int dirty_fd;
+static int dirty_fd = -1;
+
+/* The device cannot be removed before that. */
+static void drop_dirty_file(void)
+{
+	if (dirty_fd < 0)
+		return;
+
+	munmap(t.hva, t.size);
+	t.hva = NULL;
+	t.view = NULL;
+	close(dirty_fd);
+	dirty_fd = -1;
+}
 
 static void row_dirty_file(void)
 {
 	add_zram();
+	atexit(drop_dirty_file);
 	dirty_fd = open(zram_path, O_RDWR);
 	TEST_ASSERT(dirty_fd >= 0, "%s: %s", zram_path, strerror(errno));
 	t.size = 16 * t.page_size;
@@ -3362,10 +3376,7 @@ static void row_dirty_file(void)
 static void test_dirty_file(void)
 {
 	no_write_is_lost(evict_to_disk, dirty_fd);
-	munmap(t.hva, t.size);
-	t.hva = NULL;
-	t.view = NULL;
-	close(dirty_fd);
+	drop_dirty_file();
 }
 
 #ifdef __x86_64__
@@ -3579,10 +3590,9 @@ static void test_swapped_out(void)
 		assert_result(0, off, host_value(i, 0));
 	}
 	assert_async_pf_events(waits);
-	/* The device may be faster than the vCPU now and then. */
-	TEST_ASSERT(waits >= DIRTY_PAGES / 2,
-		    "Guest could do something else for only %d of %d pages",
-		    waits, DIRTY_PAGES);
+	/* The device may be faster than the vCPU, but not always. */
+	TEST_ASSERT(waits, "Guest could not do anything else for any of %d pages",
+		    DIRTY_PAGES);
 }
 #endif /* __x86_64__ */
 

@@ -9,6 +9,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -56,6 +57,53 @@ static __maybe_unused void *map_report(size_t size)
 	return mem;
 }
 
+/* What a test exits with when the time that alarm() has set is over. */
+#define EXIT_TIMEOUT		124
+#define CLEANUP_SECONDS		20
+
+static pthread_t test_thread;
+static volatile bool test_is_parked;
+
+static void park_test(int sig)
+{
+	test_is_parked = true;
+	for (;;)
+		pause();
+}
+
+/*
+ * End a test that takes too long by exit(), unlike a signal, so that it undoes
+ * what it has changed on the host.  The test shall not notice, i.e. fail first.
+ */
+static void *exit_on_alarm(void *arg)
+{
+	sigset_t *set = arg;
+	int sig;
+
+	sigwait(set, &sig);
+	/* Unless that hangs as well. */
+	pthread_sigmask(SIG_UNBLOCK, set, NULL);
+	alarm(CLEANUP_SECONDS);
+	pthread_kill(test_thread, SIGUSR2);
+	while (!test_is_parked)
+		usleep(1000);
+	exit(EXIT_TIMEOUT);
+}
+
+static void watch_for_alarm(void)
+{
+	static sigset_t set;
+	pthread_t thread;
+
+	test_thread = pthread_self();
+	signal(SIGUSR2, park_test);
+	sigemptyset(&set);
+	sigaddset(&set, SIGALRM);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	TEST_ASSERT(!pthread_create(&thread, NULL, exit_on_alarm, &set),
+		    "pthread_create() failed");
+}
+
 /* Run a test in a child, return its wait status. */
 static __maybe_unused int fork_test(void (*run)(const void *arg),
 				    const void *arg)
@@ -70,6 +118,7 @@ static __maybe_unused int fork_test(void (*run)(const void *arg),
 	pid = fork();
 	TEST_ASSERT(pid >= 0, "fork() failed: %s", strerror(errno));
 	if (!pid) {
+		watch_for_alarm();
 		run(arg);
 		exit(KSFT_PASS);
 	}
@@ -119,7 +168,7 @@ static __maybe_unused void run_test(const struct host_test *test)
 
 	if (is_skip(status))
 		ksft_test_result_code(KSFT_SKIP, name, "%s", skip_reason);
-	else if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
+	else if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_TIMEOUT)
 		ksft_test_result_code(KSFT_FAIL, name, "timeout");
 	else if (WIFSIGNALED(status))
 		ksft_test_result_code(KSFT_FAIL, name, "signal %d",
@@ -269,6 +318,26 @@ static __maybe_unused void *map_aligned(size_t size, int prot, int flags,
 	return mem;
 }
 
+/* Whether the host has given a huge page to the VMA of @mem, which it need not. */
+static __maybe_unused bool has_huge_page(void *mem)
+{
+	unsigned long start, end, kib = 0;
+	bool found = false;
+	char line[200];
+	FILE *f;
+
+	f = fopen("/proc/self/smaps", "r");
+	TEST_ASSERT(f, "/proc/self/smaps: %s", strerror(errno));
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			found = start <= (uintptr_t)mem && (uintptr_t)mem < end;
+		else if (found && sscanf(line, "AnonHugePages: %lu", &kib) == 1)
+			break;
+	}
+	fclose(f);
+	return kib;
+}
+
 static __maybe_unused void *map_thp(size_t size)
 {
 	void *mem = map_aligned(size, PROT_READ | PROT_WRITE,
@@ -280,6 +349,8 @@ static __maybe_unused void *map_thp(size_t size)
 
 	for (i = 0; i < size; i += HUGE_SIZE)
 		memset(mem + i, 0, HUGE_SIZE);
+	if (!has_huge_page(mem))
+		skip("the host has no huge page for the test");
 	return mem;
 }
 
