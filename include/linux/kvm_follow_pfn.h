@@ -63,7 +63,7 @@ struct kvm_follow_pfn {
 	 * FOLL_INTERRUPTIBLE:	a non-fatal signal ends the wait, too.  It always
 	 *			keeps a VM_IO or VM_PFNMAP fault handler from being
 	 *			called again that reports success, but has mapped
-	 *			nothing.
+	 *			nothing, or not for the write.
 	 * FOLL_GET:		return with a reference to the page.
 	 */
 	unsigned int flags;

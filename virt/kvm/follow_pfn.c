@@ -6,9 +6,8 @@
  *
  *  fast:     get_user_pages_fast_only(), with interrupts disabled and without
  *            mmap_lock.  For writes, and for reads that may be mapped writable.
- *            There is no such function for pins, reads included, whose fast
- *            route falls back to a walk under mmap_lock, but does not fault
- *            either.
+ *            There is no such function for pins, whose fast route falls back to
+ *            a walk under mmap_lock, but does not fault either.
  *  slow:     get_user_pages_unlocked(), which faults the memory in.
  *  remapped: a walk of the page tables of VM_IO and VM_PFNMAP memory, which
  *            get_user_pages() refuses.
@@ -193,21 +192,19 @@ static kvm_pfn_t kvm_follow_pfn_got_page(struct kvm_follow_pfn *kfp,
 
 /*
  * Find memory that the host maps writable already, the only kind for which a
- * lookup without mmap_lock cannot miss a pending break of COW; or, for a pin that
- * only reads, memory that is present: mm refuses to pin a page whose sharing is
- * yet to be broken.
+ * lookup without mmap_lock cannot miss a pending break of COW, and for which the
+ * PTE alone tells that the VMA permits the access: what is present can be read by
+ * the CPU even if the VMA lacks VM_READ.
  */
 static bool kvm_follow_pfn_fast(const struct kvm_follow_pfn *kfp,
 				struct page **page)
 {
-	unsigned int write = kfp->flags & FOLL_WRITE;
+	if (!(kfp->flags & FOLL_WRITE) && !kvm_follow_pfn_may_upgrade(kfp))
+		return false;
 
 	if (kfp->pin)
-		return pin_user_pages_fast(kfp->hva, 1, write | FOLL_NOFAULT |
+		return pin_user_pages_fast(kfp->hva, 1, FOLL_WRITE | FOLL_NOFAULT |
 					   FOLL_HONOR_NUMA_FAULT, page) == 1;
-
-	if (!write && !kvm_follow_pfn_may_upgrade(kfp))
-		return false;
 
 	return get_user_page_fast_only(kfp->hva, FOLL_WRITE, page);
 }
@@ -351,7 +348,7 @@ static kvm_pfn_t kvm_walk_remapped(struct kvm_follow_pfn *kfp)
 	unsigned int fault_flags = FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_KILLABLE |
 				   (interruptible ? FAULT_FLAG_INTERRUPTIBLE : 0) |
 				   (write ? FAULT_FLAG_WRITE : 0);
-	bool ends_by_signal = false, pte_write_faulted = false;
+	bool faulted = false, told_to_wait = false, pte_write_faulted = false;
 
 	for (;;) {
 		struct follow_pfnmap_args args = { .address = kfp->hva };
@@ -384,7 +381,8 @@ static kvm_pfn_t kvm_walk_remapped(struct kvm_follow_pfn *kfp)
 		}
 
 		if (fatal_signal_pending(current) ||
-		    (ends_by_signal && !present && signal_pending(current)))
+		    (faulted && !present && signal_pending(current)) ||
+		    (told_to_wait && interruptible && signal_pending(current)))
 			return KVM_PFN_ERR_SIGPENDING;
 
 		/*
@@ -400,7 +398,8 @@ static kvm_pfn_t kvm_walk_remapped(struct kvm_follow_pfn *kfp)
 		if (r < 0)
 			return r == -EHWPOISON ? KVM_PFN_ERR_HWPOISON :
 						 KVM_PFN_ERR_FAULT;
-		ends_by_signal = r || interruptible;
+		faulted = r;
+		told_to_wait = !r;
 		pte_write_faulted = write && present && r;
 	}
 }
@@ -455,11 +454,9 @@ static kvm_pfn_t kvm_follow_pfn_resolve(struct kvm_follow_pfn *kfp)
 	if (kfp->is_private)
 		return kvm_follow_pfn_private(kfp);
 
-	if (kvm_follow_pfn_fast(kfp, &page)) {
-		writable = !kfp->pin || (kfp->flags & FOLL_WRITE);
-		return kvm_follow_pfn_got_page(kfp, page, writable,
+	if (kvm_follow_pfn_fast(kfp, &page))
+		return kvm_follow_pfn_got_page(kfp, page, true,
 					       KVM_FOLLOW_PFN_FAST);
-	}
 
 	if (kfp->atomic)
 		return KVM_PFN_ERR_FAULT;
@@ -601,11 +598,11 @@ none:
  * Mark a page as used by the guest or the kernel, and as @dirty if a write is
  * possible from now on without another lookup.
  *
- * The caller holds the lock that excludes the completion of an invalidation,
- * and its retry check passed: a page that may become dirty is mapped writable
- * by the host, hence has not been cleaned, and the filesystem knows of it.
- * NULL, i.e. memory that is not refcounted, is fine.  PG_reserved pages belong
- * to their owner alone, see page-flags.h.
+ * If @dirty is true, the caller holds the lock that excludes the completion of
+ * an invalidation, and its retry check passed: the page is mapped writable by the
+ * host, hence has not been cleaned, and the filesystem knows of it.  Otherwise it
+ * may own a reference or pin instead.  NULL, i.e. memory that is not refcounted,
+ * is fine.  PG_reserved pages belong to their owner alone, see page-flags.h.
  */
 void __kvm_mark_page_mapped(struct page *page, bool dirty)
 {
@@ -643,7 +640,9 @@ EXPORT_SYMBOL_GPL(kvm_mark_page_mapped);
  *
  * Neither a reference nor a pin keeps writeback from cleaning the page before the
  * last write to it.  The filesystem has to be told that it is dirty again, which
- * the flag alone does not do, and the page must not be truncated meanwhile.
+ * the flag alone does not do, and the page must not be truncated meanwhile.  Spare
+ * a page the lock that is dirty still: whoever cleans it later writes it later,
+ * see unpin_user_pages_dirty_lock().
  *
  * @page and @hold are the fields of struct kvm_follow_pfn.  Nothing is done for
  * KVM_PFN_HOLD_NONE, i.e. for errors and for memory that is not refcounted.
@@ -656,7 +655,7 @@ void kvm_release_held_page(struct page *page, enum kvm_pfn_hold hold, bool dirty
 	if (hold == KVM_PFN_HOLD_NONE)
 		return;
 
-	if (dirty && !PageReserved(page))
+	if (dirty && !PageDirty(page) && !PageReserved(page))
 		set_page_dirty_lock(page);
 	__kvm_mark_page_mapped(page, false);
 

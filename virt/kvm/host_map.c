@@ -178,30 +178,42 @@ void kvm_vcpu_unmap(struct kvm_vcpu *vcpu, struct kvm_host_map *map)
 EXPORT_SYMBOL_GPL(kvm_vcpu_unmap);
 
 /*
+ * Mark a page dirty that kvm_vcpu_map() holds, without sleeping.  The flag is all
+ * that there is to anonymous memory and shmem.  For other files it must not be set
+ * alone, or nobody would tell the filesystem of later writes: it takes the page
+ * for known.  Filesystems use locks that sleep with PREEMPT_RT.
+ */
+static void kvm_mark_held_page_dirty_atomic(struct page *page)
+{
+	struct folio *folio = page_folio(page);
+
+	if (folio_test_dirty(folio) || folio_test_reserved(folio))
+		return;
+
+	if (folio_test_anon(folio) || folio_test_swapbacked(folio)) {
+		folio_set_dirty(folio);
+	} else if (!IS_ENABLED(CONFIG_PREEMPT_RT) && folio_trylock(folio)) {
+		folio_mark_dirty(folio);
+		folio_unlock(folio);
+	}
+}
+
+/*
  * Like kvm_vcpu_unmap(), but do not sleep.  @map is of memory with a struct page,
  * and on a kernel without high memory.
  *
- * Somebody who has locked the page may be writing it back, and the filesystem
- * cannot be told then that it is dirty again: the last write may get lost.
+ * If the memory is that of a file, and somebody has locked the page, e.g. to write
+ * it back, the last write may get lost.
  *
  * Context: kvm->srcu is held; preemption may be disabled.
  */
 void kvm_vcpu_unmap_atomic(struct kvm_vcpu *vcpu, struct kvm_host_map *map)
 {
-	struct folio *folio;
-
 	if (!kvm_vcpu_mapped(map))
 		return;
 
-	if (map->page && map->writable && !PageReserved(map->page)) {
-		folio = page_folio(map->page);
-		if (folio_trylock(folio)) {
-			folio_mark_dirty(folio);
-			folio_unlock(folio);
-		} else {
-			SetPageDirty(map->page);
-		}
-	}
+	if (map->page && map->writable)
+		kvm_mark_held_page_dirty_atomic(map->page);
 
 	__kvm_vcpu_unmap(vcpu, map, false);
 }

@@ -447,9 +447,8 @@ KFP_TEST(kfp_good_request_finds_present_memory_and_owns_what_it_asked_for)
 	kfp = kfp_make_request(test, r);
 	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[0]);
 	KUNIT_EXPECT_EQ(test, kfp.writable, may_write);
-	KUNIT_EXPECT_EQ(test, kfp.route,
-			may_write || r->pin ? KVM_FOLLOW_PFN_FAST :
-					      KVM_FOLLOW_PFN_SLOW);
+	KUNIT_EXPECT_EQ(test, kfp.route, may_write ? KVM_FOLLOW_PFN_FAST :
+						     KVM_FOLLOW_PFN_SLOW);
 	KUNIT_EXPECT_EQ(test, env->mem.faults, 1);
 	KUNIT_ASSERT_EQ(test, page_ref_count(page), count + kfp_request_refs(r));
 	KUNIT_EXPECT_EQ(test, kfp_is_pinned(page), r->pin);
@@ -1946,22 +1945,26 @@ static void kfp_release_marks_and_puts_what_is_held_only(struct kunit *test)
 static void kfp_release_tells_the_file_that_a_page_is_dirty(struct kunit *test)
 {
 	struct kfp_env *env = test->priv;
-	struct kfp_owner owner;
 	struct page *page;
 
 	kfp_alloc_memory(test, &kfp_single);
 	page = env->mem.page[0];
-	kfp_own(page, &owner);
+	kfp_own(env, page);
 
 	kfp_expect_release(test, 0, KVM_PFN_HOLD_REF, false);
-	KUNIT_EXPECT_EQ(test, owner.told, 0);
+	KUNIT_EXPECT_EQ(test, env->owner.told, 0);
 	kfp_unmark(page);
 	kfp_expect_release(test, 0, KVM_PFN_HOLD_REF, true);
-	KUNIT_EXPECT_EQ(test, owner.told, 1);
-	KUNIT_EXPECT_EQ(test, owner.told_locked, 1);
+	KUNIT_EXPECT_EQ(test, env->owner.told, 1);
+	KUNIT_EXPECT_EQ(test, env->owner.told_locked, 1);
 	KUNIT_EXPECT_FALSE(test, folio_test_locked(page_folio(page)));
 
-	kfp_disown(&owner);
+	/* It knows already. */
+	folio_clear_referenced(page_folio(page));
+	kfp_expect_release(test, 0, KVM_PFN_HOLD_REF, true);
+	KUNIT_EXPECT_EQ(test, env->owner.told, 1);
+
+	kfp_disown(env);
 }
 
 KFP_TEST(kfp_release_of_a_pin_marks_and_unpins)
@@ -2132,8 +2135,6 @@ static const struct {
 	bool is_hole;
 	int index;
 	enum kfp_answer answers[KFP_NR_COLUMNS];
-	/* To a read with a pin, if it is not that to one with a reference. */
-	enum kfp_answer pinned_read;
 	enum kfp_answer linux_6_12[KFP_NR_COLUMNS];
 } kfp_memories[] = {
 	{ "anonymous", .prot = KFP_RW,
@@ -2262,10 +2263,10 @@ static const struct {
 	  .flags = MAP_PRIVATE, .answers = { R, W, R, W, R, FAULT, FAULT },
 	  .linux_6_12 = { [KFP_WRITE] = RO, [KFP_NOWAIT_WRITE] = RO,
 			  [KFP_UNGUARDED_READ] = R, [KFP_UNGUARDED_WRITE] = RO } },
-	/* get_user_pages_fast() finds the copy, as it does not look at the VMA. */
+	/* get_user_pages() finds the copy, if only for writing. */
 	{ "remap_pfn_range(), MAP_PRIVATE, written", { &kfp_remap },
 	  .prot = KFP_RW, .flags = MAP_PRIVATE, .is_touched = true,
-	  .answers = { W, W, W, W, R, FAULT, W }, .pinned_read = R,
+	  .answers = { W, W, W, W, R, FAULT, W },
 	  .linux_6_12 = { [KFP_UNGUARDED_READ] = R } },
 
 	/* The answer to a write depended on the PTE. */
@@ -2358,8 +2359,6 @@ KFP_TEST(kfp_each_memory_answers_each_request_as_listed)
 		kfp_lookup(test, &kfp);
 		kfp_release(&kfp, false);
 		expected = r->answer ?: memory->answers[r->column];
-		if (kfp.pin && r->column == KFP_UNGUARDED_READ && memory->pinned_read)
-			expected = memory->pinned_read;
 		KUNIT_EXPECT_STREQ_MSG(test, kfp_answer_names[kfp_answer(&kfp)],
 				       kfp_answer_names[expected], "%s", r->name);
 		kfp_drop_memory(test);

@@ -421,22 +421,24 @@ static bool kfp_owner_dirty_folio(struct address_space *mapping, struct folio *f
 }
 
 /* mm must not look for the file of the page: give it back before it is unmapped. */
-void kfp_own(struct page *page, struct kfp_owner *owner)
+void kfp_own(struct kfp_env *env, struct page *page)
 {
 	static const struct address_space_operations aops = {
 		.dirty_folio = kfp_owner_dirty_folio,
 	};
 
-	*owner = (struct kfp_owner) {
+	env->owner = (struct kfp_owner) {
 		.mapping.a_ops = &aops,
 		.folio = page_folio(page),
 	};
-	owner->folio->mapping = &owner->mapping;
+	env->owner.folio->mapping = &env->owner.mapping;
 }
 
-void kfp_disown(struct kfp_owner *owner)
+void kfp_disown(struct kfp_env *env)
 {
-	owner->folio->mapping = NULL;
+	if (env->owner.folio)
+		env->owner.folio->mapping = NULL;
+	env->owner.folio = NULL;
 }
 
 struct kfp_pages_state kfp_pages_state(struct kunit *test)
@@ -511,6 +513,7 @@ void kfp_env_exit(struct kunit *test)
 		return;
 
 	kvm_allow_unsafe_mappings = env->allow_unsafe_mappings;
+	kfp_disown(env);
 
 	/* Only after a failed assertion, and in another thread than the test's. */
 	if (env->mm) {

@@ -89,11 +89,23 @@ struct kfp_memory {
 	unsigned int fault_flags;
 };
 
+/*
+ * Stands for the file of a page cache, which has to be told that a page is dirty,
+ * with the page locked.
+ */
+struct kfp_owner {
+	struct address_space mapping;
+	struct folio *folio;
+	unsigned int told;
+	unsigned int told_locked;
+};
+
 struct kfp_env {
 	struct kvm *kvm;
 	struct kvm_memory_slot slot;
 	struct kfp_memory mem;
 	struct mm_struct *mm;
+	struct kfp_owner owner;
 	bool allow_unsafe_mappings;
 
 	/* For the static stubs. */
@@ -105,17 +117,6 @@ struct kfp_env {
 };
 
 static_assert(KFP_PAGES == 1 << KFP_ORDER);
-
-/*
- * Stands for the file of a page cache, which has to be told that a page is dirty,
- * with the page locked.
- */
-struct kfp_owner {
-	struct address_space mapping;
-	struct folio *folio;
-	unsigned int told;
-	unsigned int told_locked;
-};
 
 /* Remember and compare everything about struct pages that KVM might change. */
 struct kfp_pages_state {
@@ -147,8 +148,8 @@ bool kfp_is_pinned(struct page *page);
 bool kfp_is_referenced(struct page *page);
 void kfp_unmark(struct page *page);
 
-void kfp_own(struct page *page, struct kfp_owner *owner);
-void kfp_disown(struct kfp_owner *owner);
+void kfp_own(struct kfp_env *env, struct page *page);
+void kfp_disown(struct kfp_env *env);
 
 struct kfp_pages_state kfp_pages_state(struct kunit *test);
 void kfp_expect_counts(struct kunit *test,

@@ -3590,9 +3590,10 @@ static void test_swapped_out(void)
 		assert_result(0, off, host_value(i, 0));
 	}
 	assert_async_pf_events(waits);
-	/* The device may be faster than the vCPU, but not always. */
-	TEST_ASSERT(waits, "Guest could not do anything else for any of %d pages",
-		    DIRTY_PAGES);
+	/* The device may be faster than the vCPU now and then. */
+	TEST_ASSERT(waits >= DIRTY_PAGES / 2,
+		    "Guest could do something else for only %d of %d pages",
+		    waits, DIRTY_PAGES);
 }
 #endif /* __x86_64__ */
 
