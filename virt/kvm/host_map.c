@@ -203,7 +203,7 @@ static void kvm_mark_held_page_dirty_atomic(struct page *page)
  * and on a kernel without high memory.
  *
  * If the memory is that of a file, and somebody has locked the page, e.g. to write
- * it back, the last write may get lost.
+ * it back, or with PREEMPT_RT, the last write may get lost.
  *
  * Context: kvm->srcu is held; preemption may be disabled.
  */

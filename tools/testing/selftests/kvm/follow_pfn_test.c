@@ -645,12 +645,17 @@ static void assert_counts(const char *when)
 			    t.initial[i].refcount + t.extra_refs[i]);
 }
 
-static struct tkm_stats get_stats(void)
+static struct tkm_stats stats_of(int fd)
 {
 	struct tkm_stats stats;
 
-	module_ioctl(TKM_STATS, &stats);
+	region_ioctl(fd, TKM_STATS, &stats);
 	return stats;
+}
+
+static struct tkm_stats get_stats(void)
+{
+	return stats_of(t.fd);
 }
 
 /* The host writes through the kernel if it can, which populates no mapping. */
@@ -2911,14 +2916,6 @@ static void hold_lookup(u32 ms)
 	region_ioctl(lookup_fd, TKM_HOLD_LOOKUP, &ms);
 }
 
-static struct tkm_stats get_lookups(void)
-{
-	struct tkm_stats stats;
-
-	region_ioctl(lookup_fd, TKM_STATS, &stats);
-	return stats;
-}
-
 /* The lookup is busy, without preemption, so there have to be two CPUs. */
 static void require_held_lookups(void)
 {
@@ -2934,22 +2931,21 @@ static void require_held_lookups(void)
 /* Returns whether @act was in time. */
 static bool run_held_access(enum guest_op op, void (*act)(void))
 {
-	u64 lookups, lookups_done;
-	bool hit, done;
+	struct tkm_stats before;
+	bool hit, done, looked_up;
 
 	zap();
-	lookups = get_lookups().lookups;
-	lookups_done = get_lookups().lookups_done;
+	before = stats_of(lookup_fd);
 	hold_lookup(HELD_MS);
 	start_held(op);
 	do {
 		done = atomic_load(&held.done);
-		TEST_ASSERT(!done || get_lookups().lookups != lookups,
-			    "The access did without a lookup");
-	} while (get_lookups().lookups == lookups);
+		looked_up = stats_of(lookup_fd).lookups != before.lookups;
+		TEST_ASSERT(!done || looked_up, "The access did without a lookup");
+	} while (!looked_up);
 
 	act();
-	hit = get_lookups().lookups_done == lookups_done;
+	hit = stats_of(lookup_fd).lookups_done == before.lookups_done;
 	hold_lookup(0);
 	finish_held();
 	return hit;
