@@ -195,18 +195,30 @@ static kvm_pfn_t kvm_follow_pfn_got_page(struct kvm_follow_pfn *kfp,
  * lookup without mmap_lock cannot miss a pending break of COW, and for which the
  * PTE alone tells that the VMA permits the access: what is present can be read by
  * the CPU even if the VMA lacks VM_READ.
+ *
+ * Guarded reads for which it may not be mapped writable are rare, but those with a
+ * pin are not: a nested guest cannot be entered without some.
  */
 static bool kvm_follow_pfn_fast(const struct kvm_follow_pfn *kfp,
-				struct page **page)
+				struct page **page, bool *writable)
 {
-	if (!(kfp->flags & FOLL_WRITE) && !kvm_follow_pfn_may_upgrade(kfp))
+	unsigned int write = kfp->flags & FOLL_WRITE;
+
+	*writable = write || kvm_follow_pfn_may_upgrade(kfp);
+	if (!*writable && kfp->guarded_by_mmu_notifier)
 		return false;
 
-	if (kfp->pin)
-		return pin_user_pages_fast(kfp->hva, 1, FOLL_WRITE | FOLL_NOFAULT |
-					   FOLL_HONOR_NUMA_FAULT, page) == 1;
+	if (!kfp->pin || !write) {
+		if (!get_user_page_fast_only(kfp->hva, FOLL_WRITE, page))
+			return false;
+		if (!kfp->pin)
+			return true;
+		/* A pin for writes would mark the page dirty on its slow path. */
+		put_page(*page);
+	}
 
-	return get_user_page_fast_only(kfp->hva, FOLL_WRITE, page);
+	return pin_user_pages_fast(kfp->hva, 1, write | FOLL_NOFAULT |
+				   FOLL_HONOR_NUMA_FAULT, page) == 1;
 }
 
 /* Return 1, or what get_user_pages() said instead (zero included). */
@@ -454,8 +466,8 @@ static kvm_pfn_t kvm_follow_pfn_resolve(struct kvm_follow_pfn *kfp)
 	if (kfp->is_private)
 		return kvm_follow_pfn_private(kfp);
 
-	if (kvm_follow_pfn_fast(kfp, &page))
-		return kvm_follow_pfn_got_page(kfp, page, true,
+	if (kvm_follow_pfn_fast(kfp, &page, &writable))
+		return kvm_follow_pfn_got_page(kfp, page, writable,
 					       KVM_FOLLOW_PFN_FAST);
 
 	if (kfp->atomic)
@@ -647,8 +659,8 @@ EXPORT_SYMBOL_GPL(kvm_mark_page_mapped);
  * @page and @hold are the fields of struct kvm_follow_pfn.  Nothing is done for
  * KVM_PFN_HOLD_NONE, i.e. for errors and for memory that is not refcounted.
  *
- * Context: any if @dirty is false.  Otherwise may sleep, for the lock of the
- * page.
+ * Context: process.  Sleeps for the lock of the page if @dirty is true; otherwise
+ * preemption may be disabled, unless PREEMPT_RT makes the locks of the LRU sleep.
  */
 void kvm_release_held_page(struct page *page, enum kvm_pfn_hold hold, bool dirty)
 {

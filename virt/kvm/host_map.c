@@ -205,7 +205,8 @@ static void kvm_mark_held_page_dirty_atomic(struct page *page)
  * If the memory is that of a file, and somebody has locked the page, e.g. to write
  * it back, or with PREEMPT_RT, the last write may get lost.
  *
- * Context: kvm->srcu is held; preemption may be disabled.
+ * Context: kvm->srcu is held; preemption may be disabled.  With PREEMPT_RT, mm/ may
+ * take locks that sleep all the same, to mark the page as accessed or to free it.
  */
 void kvm_vcpu_unmap_atomic(struct kvm_vcpu *vcpu, struct kvm_host_map *map)
 {

@@ -18,6 +18,10 @@
  * the guest's cached lines would be stale, or be written back over their data.
  * Stage 2 limits the guest to the type that the memory has for the host.  What is
  * not RAM is a device unless its driver knows better.
+ *
+ * KVM cleans the caches only of memory that the guest may cache.  A driver that maps
+ * RAM uncached cleans them before it does, or its own users, too, would read stale
+ * data.
  */
 static inline enum kvm_pgtable_prot s2_memory_type(bool is_ram, pgprot_t host,
 						   bool any_uncached)

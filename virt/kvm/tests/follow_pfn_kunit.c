@@ -447,8 +447,8 @@ KFP_TEST(kfp_good_request_finds_present_memory_and_owns_what_it_asked_for)
 	kfp = kfp_make_request(test, r);
 	KUNIT_EXPECT_EQ(test, kfp_lookup(test, &kfp), env->mem.pfn[0]);
 	KUNIT_EXPECT_EQ(test, kfp.writable, may_write);
-	KUNIT_EXPECT_EQ(test, kfp.route, may_write ? KVM_FOLLOW_PFN_FAST :
-						     KVM_FOLLOW_PFN_SLOW);
+	KUNIT_EXPECT_EQ(test, kfp.route, may_write || kfp_request_refs(r) ?
+			KVM_FOLLOW_PFN_FAST : KVM_FOLLOW_PFN_SLOW);
 	KUNIT_EXPECT_EQ(test, env->mem.faults, 1);
 	KUNIT_ASSERT_EQ(test, page_ref_count(page), count + kfp_request_refs(r));
 	KUNIT_EXPECT_EQ(test, kfp_is_pinned(page), r->pin);
@@ -2263,11 +2263,10 @@ static const struct {
 	  .flags = MAP_PRIVATE, .answers = { R, W, R, W, R, FAULT, FAULT },
 	  .linux_6_12 = { [KFP_WRITE] = RO, [KFP_NOWAIT_WRITE] = RO,
 			  [KFP_UNGUARDED_READ] = R, [KFP_UNGUARDED_WRITE] = RO } },
-	/* get_user_pages() finds the copy, if only for writing. */
+	/* The fast route finds the copy. */
 	{ "remap_pfn_range(), MAP_PRIVATE, written", { &kfp_remap },
 	  .prot = KFP_RW, .flags = MAP_PRIVATE, .is_touched = true,
-	  .answers = { W, W, W, W, R, FAULT, W },
-	  .linux_6_12 = { [KFP_UNGUARDED_READ] = R } },
+	  .answers = { W, W, W, W, R, R, W } },
 
 	/* The answer to a write depended on the PTE. */
 	{ "VM_PFNMAP, PROT_READ", { &kfp_pfnmap }, .prot = PROT_READ,

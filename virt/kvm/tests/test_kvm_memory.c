@@ -14,6 +14,7 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/io.h>
+#include <linux/libnvdimm.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -120,6 +121,20 @@ static void *tkm_kaddr(struct tkm_region *region, pgoff_t index)
 		return region->kaddr + (index << PAGE_SHIFT);
 
 	return page_address(region->pages[index]);
+}
+
+/*
+ * Keep the cache from hiding what uncached mappings have written from reads by
+ * @kaddr, and writes by @kaddr from them: call it before the former and after the
+ * latter.
+ */
+static void tkm_sync_cache(struct tkm_region *region, void *kaddr, size_t len)
+{
+	if (!(region->flags & (TKM_WC | TKM_WC_ENTRIES)))
+		return;
+
+	arch_wb_cache_pmem(kaddr, len);
+	arch_invalidate_pmem(kaddr, len);
 }
 
 static int tkm_claim_pageless(struct tkm_region *region)
@@ -267,6 +282,11 @@ static int tkm_check_create(struct tkm_create *cmd)
 	if ((cmd->flags & TKM_EAGER) && (cmd->flags & TKM_WRITENOTIFY))
 		return -EINVAL;
 
+	/* Neither knows of entries that are unlike their VMA. */
+	if ((cmd->flags & TKM_WC_ENTRIES) &&
+	    (cmd->flags & (TKM_EAGER | TKM_WRITENOTIFY)))
+		return -EINVAL;
+
 	/* Without special entries a raw pfn in a VM_MIXEDMAP VMA is refcounted. */
 	if (cmd->kind == TKM_MIXEDMAP_SPECIAL &&
 	    !IS_ENABLED(CONFIG_ARCH_HAS_PTE_SPECIAL)) {
@@ -281,6 +301,7 @@ static int tkm_create(struct tkm_region *region, void __user *argp)
 {
 	struct tkm_create cmd;
 	int ret;
+	u32 i;
 
 	if (copy_from_user(&cmd, argp, sizeof(cmd)))
 		return -EFAULT;
@@ -315,6 +336,9 @@ static int tkm_create(struct tkm_region *region, void __user *argp)
 		region->poisoned = NULL;
 		goto out;
 	}
+
+	for (i = 0; i < region->nr_pages; i++)
+		tkm_sync_cache(region, tkm_kaddr(region, i), PAGE_SIZE);
 
 	atomic64_inc(&nr_regions);
 	/* Pairs with the acquire in tkm_is_created(). */
@@ -725,6 +749,9 @@ static vm_fault_t tkm_insert(struct tkm_region *region, struct vm_fault *vmf)
 		return vmf_insert_mixed(vma, vmf->address,
 					__pfn_to_pfn_t(pfn, PFN_DEV));
 	default:
+		if (region->flags & TKM_WC_ENTRIES)
+			return vmf_insert_pfn_prot(vma, vmf->address, pfn,
+						   pgprot_writecombine(vma->vm_page_prot));
 		/* In a write-notify VMA the protection here is read-only. */
 		return vmf_insert_pfn(vma, vmf->address, pfn);
 	}
@@ -854,9 +881,11 @@ static ssize_t tkm_copy(struct file *file, char __user *to,
 		void *kaddr = tkm_kaddr(region, pos >> PAGE_SHIFT) +
 			      offset_in_page(pos);
 
+		tkm_sync_cache(region, kaddr, n);
 		if (to ? copy_to_user(to + done, kaddr, n) :
 			 copy_from_user(kaddr, from + done, n))
 			return -EFAULT;
+		tkm_sync_cache(region, kaddr, n);
 
 		done += n;
 		cond_resched();

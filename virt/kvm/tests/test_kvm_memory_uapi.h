@@ -51,8 +51,14 @@
 #define TKM_IO			0x04
 /* Map write-combined, if the architecture can. */
 #define TKM_WC			0x08
+/*
+ * Map write-combined as TTM does: by the entries alone, vm_page_prot of the VMA
+ * does not tell.  VM_PFNMAP kinds only.
+ */
+#define TKM_WC_ENTRIES		0x10
 
-#define TKM_FLAGS		(TKM_EAGER | TKM_WRITENOTIFY | TKM_IO | TKM_WC)
+#define TKM_FLAGS		(TKM_EAGER | TKM_WRITENOTIFY | TKM_IO | TKM_WC | \
+				 TKM_WC_ENTRIES)
 
 /*
  * @nr_pages is a multiple of 2^@order.  @order must be zero for all kinds but

@@ -902,16 +902,62 @@ static void test_maps_all(void)
 	assert_counts("after reading all pages");
 }
 
-static void test_maps_huge(void)
+/* Count the exits of a vCPU, by the statistics that KVM has for each. */
+static u64 nr_exits(struct kvm_vcpu *vcpu)
 {
-	test_maps();
+	int fd = vcpu_get_stats_fd(vcpu);
+	struct kvm_stats_header header;
+	struct kvm_stats_desc *stats, *desc;
+	u64 exits;
+	u32 i;
+
+	read_stats_header(fd, &header);
+	stats = read_stats_descriptors(fd, &header);
+	for (i = 0; i < header.num_desc; i++) {
+		desc = get_stats_descriptor(stats, i, &header);
+		if (!strcmp(desc->name, "exits"))
+			break;
+	}
+	TEST_ASSERT(i < header.num_desc, "KVM counts no exits");
+	read_stat_data(fd, &header, desc, &exits, 1);
+	free(stats);
+	close(fd);
+	return exits;
+}
+
+/* Write all of the memory, by so few faults that they must have mapped it huge. */
+static void assert_mapped_huge(u64 generation)
+{
+	u64 exits, nr_pages = t.size / t.page_size;
 
 #ifdef __x86_64__
 	/* Shadow paging follows the page size of the guest, which is 4 KiB. */
-	if (kvm_is_tdp_enabled())
-		TEST_ASSERT(vm_get_stat(t.vm, "pages_2m") > 0,
-			    "The host's huge page is not mapped huge");
+	if (!kvm_is_tdp_enabled())
+		return;
 #endif
+	zap();
+	exits = nr_exits(t.vcpus[0]);
+	ASSERT_OUTCOME(guest_do(0, OP_STRESS, 0, t.size,
+				guest_value(0, generation)), DONE);
+	exits = nr_exits(t.vcpus[0]) - exits;
+	/* Less than KVM needs that maps neighbours of small pages as well. */
+	TEST_ASSERT(exits < nr_pages / 10, "%lu pages took %lu exits, they are not mapped huge",
+		    nr_pages, exits);
+}
+
+/* KVM of riscv maps as huge pages only those of hugetlb, and no THP. */
+static void test_maps_thp(void)
+{
+	test_maps();
+#ifndef __riscv
+	assert_mapped_huge(1);
+#endif
+}
+
+static void test_maps_huge(void)
+{
+	test_maps();
+	assert_mapped_huge(1);
 }
 
 static void setup_memory(void)
@@ -1068,28 +1114,62 @@ static void test_sparse_slot(void)
 	assert_slot_ends_at(HUGE_SIZE);
 }
 
-static void assert_dirty(bool expected)
+/* Fetch the dirty log, where the page at @off in the memslot is the only one, if any. */
+static void assert_dirty(size_t off, bool expected)
 {
-	size_t nr = HUGE_SIZE / t.page_size - 1;
 	unsigned long bitmap[2 * HUGE_SIZE / MIN_PAGE_SIZE / BITS_PER_LONG] = { };
+	size_t i, nr = off / t.page_size;
 
 	kvm_vm_get_dirty_log(t.vm, MEM_SLOT, bitmap);
 	TEST_ASSERT(test_bit(nr, bitmap) == expected,
 		    "The page is %sin the dirty log", expected ? "not " : "");
+	for (i = 0; i < BITS_PER_LONG * ARRAY_SIZE(bitmap); i++)
+		TEST_ASSERT(i == nr || !test_bit(i, bitmap),
+			    "Page %lu is in the dirty log", i);
 }
 
 static void test_sparse_dirty_log(void)
 {
+	/* The memslot begins with the second page. */
+	const size_t off = HUGE_SIZE - t.page_size;
+
 	create_sparse_slot();
 	TEST_ASSERT(!set_sparse_slot(KVM_MEM_LOG_DIRTY_PAGES),
 		    "KVM_MEM_LOG_DIRTY_PAGES: %s", strerror(errno));
-	assert_dirty(false);
+	assert_dirty(off, false);
 	guest_writes(HUGE_SIZE, guest_value(HUGE_SIZE, 2));
-	assert_dirty(true);
+	assert_dirty(off, true);
 	guest_reads(HUGE_SIZE, guest_value(HUGE_SIZE, 2));
-	assert_dirty(false);
+	assert_dirty(off, false);
 	guest_writes(HUGE_SIZE, guest_value(HUGE_SIZE, 3));
-	assert_dirty(true);
+	assert_dirty(off, true);
+}
+
+/* What is mapped huge is logged, and mapped, by small pages until logging ends. */
+static void test_hugetlb_dirty_log(void)
+{
+	const size_t p = t.page_size;
+
+	guest_writes(p, guest_value(p, 1));
+	TEST_ASSERT(!set_slot(KVM_MEM_LOG_DIRTY_PAGES, MEM_GPA, t.size, t.hva),
+		    "KVM_MEM_LOG_DIRTY_PAGES: %s", strerror(errno));
+	assert_dirty(p, false);
+
+	guest_writes(p, guest_value(p, 2));
+	host_reads(p, guest_value(p, 2));
+	assert_dirty(p, true);
+	guest_reads(0, t.seed);
+	assert_dirty(0, false);
+	guest_writes(3 * p, guest_value(3 * p, 2));
+	host_reads(3 * p, guest_value(3 * p, 2));
+	assert_dirty(3 * p, true);
+
+	/* The page table of the small pages has to go. */
+	remove_slot();
+	TEST_ASSERT(!set_slot(0, MEM_GPA, t.size, t.hva),
+		    "The memslot cannot be replaced: %s", strerror(errno));
+	guest_reads(p, guest_value(p, 2));
+	assert_mapped_huge(3);
 }
 
 static void setup_shared_file(int fd)
@@ -2535,6 +2615,14 @@ static void row_exec_pfnmap_writecombine(void)
 	set_up_exec();
 }
 
+static void row_exec_pfnmap_writecombine_entries(void)
+{
+	setup_region(TKM_PFNMAP_REFCOUNTED, TKM_WC_ENTRIES, 64, 0);
+	setup_memory();
+	create_vm();
+	set_up_exec();
+}
+
 /* As tegra and rockchip map their buffers: pages with a reference, uncached. */
 static void row_exec_mixedmap_writecombine(void)
 {
@@ -3909,9 +3997,10 @@ static const struct row {
 	const char *label;
 } rows[] = {
 	{ "anonymous", row_anonymous, test_maps, "anonymous" },
-	{ "thp", row_thp, test_maps_huge, "THP" },
+	{ "thp", row_thp, test_maps_thp, "THP" },
 	{ "hugetlb", row_hugetlb, test_maps_huge, "hugetlb" },
 	{ "hugetlb_part", row_hugetlb_part, test_hugetlb_part },
+	{ "hugetlb_dirty_log", row_hugetlb, test_hugetlb_dirty_log },
 	{ "sparse_unmap", row_sparse, test_sparse_unmap },
 	{ "sparse_slot", row_sparse, test_sparse_slot },
 	{ "sparse_dirty_log", row_sparse, test_sparse_dirty_log },
@@ -4016,6 +4105,8 @@ static const struct row {
 	{ "exec_pfnmap", row_exec_pfnmap, test_exec },
 	{ "exec_pfnmap_writecombine", row_exec_pfnmap_writecombine,
 	  test_exec_aborts },
+	{ "exec_pfnmap_writecombine_entries",
+	  row_exec_pfnmap_writecombine_entries, test_exec_aborts },
 	{ "exec_mixedmap_writecombine", row_exec_mixedmap_writecombine,
 	  test_exec_aborts },
 	{ "exec_pfnmap_pageless", row_exec_pfnmap_pageless, test_exec_aborts },

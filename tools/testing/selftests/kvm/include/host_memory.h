@@ -9,6 +9,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/compiler.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -62,11 +63,11 @@ static __maybe_unused void *map_report(size_t size)
 #define CLEANUP_SECONDS		20
 
 static pthread_t test_thread;
-static volatile bool test_is_parked;
+static bool test_is_parked;
 
 static void park_test(int sig)
 {
-	test_is_parked = true;
+	WRITE_ONCE(test_is_parked, true);
 	for (;;)
 		pause();
 }
@@ -85,7 +86,7 @@ static void *exit_on_alarm(void *arg)
 	pthread_sigmask(SIG_UNBLOCK, set, NULL);
 	alarm(CLEANUP_SECONDS);
 	pthread_kill(test_thread, SIGUSR2);
-	while (!test_is_parked)
+	while (!READ_ONCE(test_is_parked))
 		usleep(1000);
 	exit(EXIT_TIMEOUT);
 }
