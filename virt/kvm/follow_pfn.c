@@ -5,7 +5,8 @@
  * There are three routes to a host frame behind an hva, tried in this order:
  *
  *  fast:     get_user_pages_fast_only(), with interrupts disabled and without
- *            mmap_lock.  For writes, and for reads that may be mapped writable.
+ *            mmap_lock.  For all but guarded reads that must not be mapped
+ *            writable.
  *            There is no such function for pins, whose fast route falls back to
  *            a walk under mmap_lock, but does not fault either.
  *  slow:     get_user_pages_unlocked(), which faults the memory in.

@@ -62,8 +62,8 @@ static bool kvm_try_get_pfn(kvm_pfn_t pfn)
  * Resolve @gfn of @slot, which contains it, for reading or for writing.  The
  * arguments are those of Linux 6.12, for the sake of callers outside of the tree.
  *
- * @atomic: do not sleep.  Only present memory that is mapped writable is found,
- * and only for a write or with @writable.
+ * @atomic: do not sleep.  Only present memory that is mapped writable is found, by
+ * reads without @writable, too, which always failed in Linux 6.12.
  * @interruptible: let any signal end the wait, not only a fatal one.
  * @async: if not NULL, do not wait for IO, but fail and set *@async.  *@async is
  * not touched otherwise.

@@ -319,8 +319,8 @@ static __maybe_unused void *map_aligned(size_t size, int prot, int flags,
 	return mem;
 }
 
-/* Whether the host has given a huge page to the VMA of @mem, which it need not. */
-static __maybe_unused bool has_huge_page(void *mem)
+/* Whether all of the VMA of @mem is huge pages, which the host need not have. */
+static __maybe_unused bool has_huge_pages(void *mem, size_t size)
 {
 	unsigned long start, end, kib = 0;
 	bool found = false;
@@ -336,7 +336,7 @@ static __maybe_unused bool has_huge_page(void *mem)
 			break;
 	}
 	fclose(f);
-	return kib;
+	return kib << 10 >= size;
 }
 
 static __maybe_unused void *map_thp(size_t size)
@@ -350,8 +350,8 @@ static __maybe_unused void *map_thp(size_t size)
 
 	for (i = 0; i < size; i += HUGE_SIZE)
 		memset(mem + i, 0, HUGE_SIZE);
-	if (!has_huge_page(mem))
-		skip("the host has no huge page for the test");
+	if (!has_huge_pages(mem, size))
+		skip("the host has no huge pages for the test");
 	return mem;
 }
 
