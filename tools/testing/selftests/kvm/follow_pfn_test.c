@@ -1162,11 +1162,11 @@ static void test_hugetlb_dirty_log(void)
 	guest_writes(p, guest_value(p, 2));
 	host_reads(p, guest_value(p, 2));
 	assert_dirty(p, true);
-	guest_reads(0, t.seed);
-	assert_dirty(0, false);
 	guest_writes(3 * p, guest_value(3 * p, 2));
 	host_reads(3 * p, guest_value(3 * p, 2));
 	assert_dirty(3 * p, true);
+	/* x86 without the TDP MMU logs what is read, as it is mapped writable. */
+	guest_reads(0, t.seed);
 
 	/* The small pages and their page table have to go, one after the other ... */
 	remove_slot();
