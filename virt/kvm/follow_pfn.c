@@ -197,8 +197,8 @@ static kvm_pfn_t kvm_follow_pfn_got_page(struct kvm_follow_pfn *kfp,
  * PTE alone tells that the VMA permits the access: what is present can be read by
  * the CPU even if the VMA lacks VM_READ.
  *
- * Guarded reads for which it may not be mapped writable are rare, but those with a
- * pin are not: a nested guest cannot be entered without some.
+ * Guarded reads that must not be mapped writable are left to the slow route.  Pins
+ * for reads are not: each entry of a nested VMX guest takes one, of its MSR bitmap.
  */
 static bool kvm_follow_pfn_fast(const struct kvm_follow_pfn *kfp,
 				struct page **page, bool *writable)

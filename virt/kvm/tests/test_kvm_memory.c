@@ -125,8 +125,8 @@ static void *tkm_kaddr(struct tkm_region *region, pgoff_t index)
 
 /*
  * Keep the cache from hiding what uncached mappings have written from reads by
- * @kaddr, and writes by @kaddr from them: call it before the former and after the
- * latter.
+ * @kaddr, and writes by @kaddr from them: call it before the former, and both
+ * before, as a write may be of a part of a cache line, and after the latter.
  */
 static void tkm_sync_cache(struct tkm_region *region, void *kaddr, size_t len)
 {
