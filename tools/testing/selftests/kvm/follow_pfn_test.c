@@ -3301,8 +3301,21 @@ static void swap_to(const char *path)
 	atexit(remove_swap);
 }
 
+/*
+ * A new page is on a list of the CPU that made it first, where nobody can evict
+ * it, and where it stays if the thread goes elsewhere and the CPU is idle.
+ */
+static void stay_on_this_cpu(void)
+{
+	int cpu = sched_getcpu();
+
+	TEST_ASSERT(cpu >= 0, "sched_getcpu(): %s", strerror(errno));
+	kvm_pin_this_task_to_pcpu(cpu);
+}
+
 static void add_swap(void)
 {
+	stay_on_this_cpu();
 	add_zram();
 	swap_to(zram_path);
 }
@@ -3403,6 +3416,12 @@ static void row_dirty_shmem_swap(void)
 	/* Pages with a second mapping are not paged out. */
 	drop_view();
 	host_writes(0, 0);
+}
+
+static void row_dirty_madv_free(void)
+{
+	stay_on_this_cpu();
+	row_anonymous();
 }
 
 /*
@@ -4138,7 +4157,7 @@ static const struct row {
 	{ "zap_race_shmem", row_shmem, test_zap_race_shmem },
 	{ "dirty_swap", row_dirty_swap, test_dirty_swap },
 	{ "dirty_shmem_swap", row_dirty_shmem_swap, test_dirty_swap },
-	{ "dirty_madv_free", row_anonymous, test_dirty_madv_free },
+	{ "dirty_madv_free", row_dirty_madv_free, test_dirty_madv_free },
 	{ "dirty_file", row_dirty_file, test_dirty_file },
 #ifdef __aarch64__
 	{ "mte_copy_tags", row_mte_copy_tags, test_mte_copy_tags },
