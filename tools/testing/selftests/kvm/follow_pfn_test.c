@@ -37,7 +37,6 @@
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"
-#include "two_cpus.h"
 #include "ucall_common.h"
 
 #define MEM_GPA			0x40000000ul
@@ -609,11 +608,6 @@ static void replace_page(size_t off, u64 val)
 	replace(off, t.page_size, val);
 }
 
-static void module_ioctl(unsigned long cmd, void *arg)
-{
-	region_ioctl(t.fd, cmd, arg);
-}
-
 /* For what the module can do without a region. */
 static int lookup_fd = -1;
 
@@ -624,7 +618,7 @@ static void open_lookup(void)
 
 static void get_counts(struct tkm_page *pages)
 {
-	get_region_counts(t.fd, t.nr_pages, pages);
+	tkm_get_counts(t.fd, t.nr_pages, pages);
 }
 
 /* Verify that nobody holds a reference that the page tables do not explain. */
@@ -643,19 +637,6 @@ static void assert_counts(const char *when)
 			    "%s: page %u has %d references instead of %d", when,
 			    i, pages[i].refcount,
 			    t.initial[i].refcount + t.extra_refs[i]);
-}
-
-static struct tkm_stats stats_of(int fd)
-{
-	struct tkm_stats stats;
-
-	region_ioctl(fd, TKM_STATS, &stats);
-	return stats;
-}
-
-static struct tkm_stats get_stats(void)
-{
-	return stats_of(t.fd);
 }
 
 /* The host writes through the kernel if it can, which populates no mapping. */
@@ -694,10 +675,8 @@ static void host_reads(size_t off, u64 expected)
 /* Make the host drop its page table entries, and KVM with it, not the data. */
 static void zap(void)
 {
-	struct tkm_range range = { .nr = t.nr_pages };
-
 	if (t.fd >= 0) {
-		module_ioctl(TKM_ZAP, &range);
+		tkm_zap(t.fd, t.nr_pages);
 		memset(t.extra_refs, 0, sizeof(t.extra_refs));
 		return;
 	}
@@ -742,7 +721,7 @@ static void setup_anonymous(void)
 	t.view = t.hva;
 }
 
-static int set_slot(u32 flags, u64 gpa, size_t size, void *hva)
+static int try_set_slot(u32 flags, u64 gpa, size_t size, void *hva)
 {
 	if (t.guest_memfd >= 0)
 		return __vm_set_user_memory_region2(t.vm, MEM_SLOT,
@@ -753,16 +732,21 @@ static int set_slot(u32 flags, u64 gpa, size_t size, void *hva)
 	return __vm_set_user_memory_region(t.vm, MEM_SLOT, flags, gpa, size, hva);
 }
 
+static void set_slot(u32 flags, u64 gpa, size_t size, void *hva)
+{
+	TEST_ASSERT(!try_set_slot(flags, gpa, size, hva),
+		    "The memslot cannot be 0x%lx bytes at 0x%lx, flags 0x%x: %s",
+		    size, gpa, flags, strerror(errno));
+}
+
 static void remove_slot(void)
 {
-	TEST_ASSERT(!set_slot(0, MEM_GPA, 0, NULL), "The memslot cannot go: %s",
-		    strerror(errno));
+	set_slot(0, MEM_GPA, 0, NULL);
 }
 
 static void restore_slot(void)
 {
-	TEST_ASSERT(!set_slot(t.slot_flags, MEM_GPA, t.size, t.hva),
-		    "The memslot cannot come back: %s", strerror(errno));
+	set_slot(t.slot_flags, MEM_GPA, t.size, t.hva);
 }
 
 /* Returns the errno of the attempt to create the memslot. */
@@ -782,7 +766,7 @@ static int try_create_vm(void)
 
 	if (t.vm_type)
 		t.guest_memfd = vm_create_guest_memfd(t.vm, t.size, 0);
-	if (set_slot(t.slot_flags, MEM_GPA, t.size, t.hva))
+	if (try_set_slot(t.slot_flags, MEM_GPA, t.size, t.hva))
 		return errno;
 	if (t.vm_type)
 		vm_mem_set_private(t.vm, MEM_GPA, t.size);
@@ -907,7 +891,7 @@ static u64 nr_exits(struct kvm_vcpu *vcpu)
 {
 	int fd = vcpu_get_stats_fd(vcpu);
 	struct kvm_stats_header header;
-	struct kvm_stats_desc *stats, *desc;
+	struct kvm_stats_desc *stats, *desc = NULL;
 	u64 exits;
 	u32 i;
 
@@ -1036,10 +1020,8 @@ static void test_hugetlb_part(void)
 		hva_off = parts[i].hva_off;
 		end = gpa_off + parts[i].size;
 
-		TEST_ASSERT(!set_slot(0, MEM_GPA, 0, NULL) &&
-			    !set_slot(0, MEM_GPA + gpa_off, parts[i].size,
-				      t.hva + hva_off),
-			    "The memslot cannot be replaced: %s", strerror(errno));
+		remove_slot();
+		set_slot(0, MEM_GPA + gpa_off, parts[i].size, t.hva + hva_off);
 
 		host_writes(hva_off, host_value(hva_off, i));
 		guest_reads(gpa_off, host_value(hva_off, i));
@@ -1053,15 +1035,13 @@ static void test_hugetlb_part(void)
 	}
 
 	/* Nothing is left mapped when the memslot, or the memory, is gone. */
-	TEST_ASSERT(!set_slot(0, MEM_GPA, 0, NULL) &&
-		    !set_slot(0, MEM_GPA, half, t.hva),
-		    "The memslot cannot be replaced: %s", strerror(errno));
+	remove_slot();
+	set_slot(0, MEM_GPA, half, t.hva);
 	guest_reads(untouched, 0x5555555555555555ul);
 	remove_slot();
 	assert_slot_ends_at(untouched);
 
-	TEST_ASSERT(!set_slot(0, MEM_GPA, half, t.hva),
-		    "The memslot cannot come back: %s", strerror(errno));
+	set_slot(0, MEM_GPA, half, t.hva);
 	guest_reads(untouched, 0x5555555555555555ul);
 	munmap(t.hva, t.size);
 	t.hva = NULL;
@@ -1084,17 +1064,16 @@ static void row_sparse(void)
 }
 
 /* All of the memory but its first page, i.e. from the midst of the hole on. */
-static int set_sparse_slot(u32 flags)
+static void set_sparse_slot(u32 flags)
 {
-	return set_slot(flags, MEM_GPA + t.page_size, t.size - t.page_size,
-			t.hva + t.page_size);
+	set_slot(flags, MEM_GPA + t.page_size, t.size - t.page_size,
+		 t.hva + t.page_size);
 }
 
 static void create_sparse_slot(void)
 {
 	remove_slot();
-	TEST_ASSERT(!set_sparse_slot(0), "The memslot cannot be replaced: %s",
-		    strerror(errno));
+	set_sparse_slot(0);
 	guest_writes(HUGE_SIZE, guest_value(HUGE_SIZE, 1));
 	host_reads(HUGE_SIZE, guest_value(HUGE_SIZE, 1));
 }
@@ -1138,8 +1117,7 @@ static void test_sparse_dirty_log(void)
 	const size_t off = HUGE_SIZE - t.page_size;
 
 	create_sparse_slot();
-	TEST_ASSERT(!set_sparse_slot(KVM_MEM_LOG_DIRTY_PAGES),
-		    "KVM_MEM_LOG_DIRTY_PAGES: %s", strerror(errno));
+	set_sparse_slot(KVM_MEM_LOG_DIRTY_PAGES);
 	assert_dirty(off, false);
 	guest_writes(HUGE_SIZE, guest_value(HUGE_SIZE, 2));
 	assert_dirty(off, true);
@@ -1155,8 +1133,7 @@ static void test_hugetlb_dirty_log(void)
 	const size_t p = t.page_size;
 
 	guest_writes(p, guest_value(p, 1));
-	TEST_ASSERT(!set_slot(KVM_MEM_LOG_DIRTY_PAGES, MEM_GPA, t.size, t.hva),
-		    "KVM_MEM_LOG_DIRTY_PAGES: %s", strerror(errno));
+	set_slot(KVM_MEM_LOG_DIRTY_PAGES, MEM_GPA, t.size, t.hva);
 	assert_dirty(p, false);
 
 	guest_writes(p, guest_value(p, 2));
@@ -1170,17 +1147,14 @@ static void test_hugetlb_dirty_log(void)
 
 	/* The small pages and their page table have to go, one after the other ... */
 	remove_slot();
-	TEST_ASSERT(!set_slot(0, MEM_GPA, t.size, t.hva),
-		    "The memslot cannot be replaced: %s", strerror(errno));
+	set_slot(0, MEM_GPA, t.size, t.hva);
 	guest_reads(p, guest_value(p, 2));
 	assert_mapped_huge(3);
 
 	/* ... or both at once. */
-	TEST_ASSERT(!set_slot(KVM_MEM_LOG_DIRTY_PAGES, MEM_GPA, t.size, t.hva),
-		    "KVM_MEM_LOG_DIRTY_PAGES: %s", strerror(errno));
+	set_slot(KVM_MEM_LOG_DIRTY_PAGES, MEM_GPA, t.size, t.hva);
 	guest_writes(p, guest_value(p, 4));
-	TEST_ASSERT(!set_slot(0, MEM_GPA, t.size, t.hva),
-		    "Logging cannot be ended: %s", strerror(errno));
+	set_slot(0, MEM_GPA, t.size, t.hva);
 	guest_writes(5 * p, guest_value(5 * p, 4));
 	guest_reads(p, guest_value(p, 4));
 	host_reads(5 * p, guest_value(5 * p, 4));
@@ -1628,8 +1602,7 @@ static void create_vm_prot_read(void)
 
 	TEST_ASSERT_EQ(try_create_vm(), EPERM);
 	set_prot(PROT_READ | PROT_WRITE);
-	TEST_ASSERT(!set_slot(t.slot_flags, MEM_GPA, t.size, t.hva),
-		    "The memslot was refused: %s", strerror(errno));
+	restore_slot();
 	virt_map(t.vm, MEM_GPA, MEM_GPA, t.size / t.vm->page_size);
 	set_prot(PROT_READ);
 }
@@ -2207,35 +2180,35 @@ static void row_pfnmap_readonly_pte(void)
 static void test_pfnmap_readonly_pte(void)
 {
 	size_t off = t.page * t.page_size;
-	u64 mkwrites = get_stats().mkwrites;
+	u64 mkwrites = tkm_get_stats(t.fd).mkwrites;
 
 	/* The host installed the entry, KVM maps it for reading ... */
 	guest_reads(off, t.seed);
-	TEST_ASSERT_EQ(get_stats().mkwrites, mkwrites);
+	TEST_ASSERT_EQ(tkm_get_stats(t.fd).mkwrites, mkwrites);
 	assert_counts("after a guest read");
 
 	/* ... and for writing. */
 	guest_writes(off, guest_value(off, 1));
-	TEST_ASSERT_EQ(get_stats().mkwrites, mkwrites + 1);
+	TEST_ASSERT_EQ(tkm_get_stats(t.fd).mkwrites, mkwrites + 1);
 	host_reads(off, guest_value(off, 1));
 	assert_counts("after an upgrade");
 
 	/* The upgrade is done once. */
 	guest_writes(off, guest_value(off, 2));
-	TEST_ASSERT_EQ(get_stats().mkwrites, mkwrites + 1);
+	TEST_ASSERT_EQ(tkm_get_stats(t.fd).mkwrites, mkwrites + 1);
 
 	/* After a zap it is KVM's own read fault that installs the entry. */
 	zap();
 	guest_reads(off, guest_value(off, 2));
-	TEST_ASSERT_EQ(get_stats().mkwrites, mkwrites + 1);
+	TEST_ASSERT_EQ(tkm_get_stats(t.fd).mkwrites, mkwrites + 1);
 	guest_writes(off, guest_value(off, 3));
-	TEST_ASSERT_EQ(get_stats().mkwrites, mkwrites + 2);
+	TEST_ASSERT_EQ(tkm_get_stats(t.fd).mkwrites, mkwrites + 2);
 	host_reads(off, guest_value(off, 3));
 
 	/* A write fault finds no entry, gets a read-only one and upgrades it. */
 	zap();
 	guest_writes(off, guest_value(off, 4));
-	TEST_ASSERT_EQ(get_stats().mkwrites, mkwrites + 3);
+	TEST_ASSERT_EQ(tkm_get_stats(t.fd).mkwrites, mkwrites + 3);
 	host_reads(off, guest_value(off, 4));
 	assert_counts("after a write fault");
 }
@@ -2248,17 +2221,17 @@ static void test_pfnmap_readonly_pte(void)
  */
 static void test_pfnmap_readonly_pte_x87(void)
 {
-	u64 mkwrites = get_stats().mkwrites;
+	u64 mkwrites = tkm_get_stats(t.fd).mkwrites;
 
 	guest_reads(0, t.seed);
 	ASSERT_OUTCOME(guest_do(0, OP_UNEMULATABLE_WRITE, 0, 0, 0), DONE);
-	TEST_ASSERT_EQ(get_stats().mkwrites, mkwrites + 1);
+	TEST_ASSERT_EQ(tkm_get_stats(t.fd).mkwrites, mkwrites + 1);
 	/* A float 1.0 overwrites the lower half. */
 	host_reads(0, (t.seed & ~0xfffffffful) | 0x3f800000);
 
 	zap();
 	ASSERT_OUTCOME(guest_do(0, OP_UNEMULATABLE_WRITE, 0, 0, 0), DONE);
-	TEST_ASSERT_EQ(get_stats().mkwrites, mkwrites + 2);
+	TEST_ASSERT_EQ(tkm_get_stats(t.fd).mkwrites, mkwrites + 2);
 	assert_counts("after a write fault");
 }
 #endif
@@ -2323,7 +2296,7 @@ static void test_mixedmap_special_async(void)
 
 static void break_memory(u32 on)
 {
-	module_ioctl(TKM_BREAK, &on);
+	tkm_ioctl(t.fd, TKM_BREAK, &on);
 }
 
 static void row_async_pf_broken(void)
@@ -2555,7 +2528,7 @@ static void poison(bool on)
 {
 	struct tkm_poison poison = { .nr = 4, .on = on };
 
-	module_ioctl(TKM_POISON, &poison);
+	tkm_ioctl(t.fd, TKM_POISON, &poison);
 }
 
 static void row_pfnmap_hwpoison(void)
@@ -2835,15 +2808,15 @@ static void row_slot_race(void)
 /* Make the vCPU fault, and return in the middle of that fault. */
 static void catch_vcpu_in_fault(void)
 {
-	u64 faults = get_stats().faults;
+	u64 faults = tkm_get_stats(t.fd).faults;
 	u32 delay_us = 20000;
 
-	module_ioctl(TKM_DELAY, &delay_us);
+	tkm_ioctl(t.fd, TKM_DELAY, &delay_us);
 	zap();
-	while (get_stats().faults == faults)
+	while (tkm_get_stats(t.fd).faults == faults)
 		usleep(100);
 	delay_us = 0;
-	module_ioctl(TKM_DELAY, &delay_us);
+	tkm_ioctl(t.fd, TKM_DELAY, &delay_us);
 }
 
 /* The new memslot has the same gfn and other memory. */
@@ -2851,9 +2824,8 @@ static void race_delete(void *other, u64 other_value)
 {
 	catch_vcpu_in_fault();
 	expect_change(false, 0);
-	TEST_ASSERT(!set_slot(0, MEM_GPA, 0, NULL) &&
-		    !set_slot(0, MEM_GPA, t.size, other),
-		    "The memslot cannot be replaced: %s", strerror(errno));
+	remove_slot();
+	set_slot(0, MEM_GPA, t.size, other);
 	expect_change(true, other_value);
 	expect_verified(3);
 
@@ -2873,14 +2845,12 @@ static void race_move(void *other, u64 other_value)
 {
 	catch_vcpu_in_fault();
 	expect_change(false, 0);
-	TEST_ASSERT(!set_slot(0, MEM_GPA + HUGE_SIZE, t.size, t.hva),
-		    "The memslot cannot be moved: %s", strerror(errno));
+	set_slot(0, MEM_GPA + HUGE_SIZE, t.size, t.hva);
 	expect_change(true, MMIO_VALUE);
 	expect_verified(3);
 
 	expect_change(false, 0);
-	TEST_ASSERT(!set_slot(0, MEM_GPA, t.size, t.hva),
-		    "The memslot cannot be moved back: %s", strerror(errno));
+	set_slot(0, MEM_GPA, t.size, t.hva);
 	expect_change(true, t.seed);
 	expect_verified(3);
 }
@@ -2937,9 +2907,7 @@ static void spin(long ns)
 
 static void exchange_pages(void)
 {
-	struct tkm_exchange exchange = { .a = 0, .b = 1 };
-
-	module_ioctl(TKM_EXCHANGE, &exchange);
+	tkm_exchange(t.fd, 0, 1);
 }
 
 /*
@@ -2979,94 +2947,50 @@ static void test_exchange_race(void)
 
 #define HELD_ROUNDS	12
 #define HELD_HITS	3
-#define HELD_MS		4000
 
 /*
  * One access of vCPU 1, whose lookup is held when it knows the answer.  What the
  * host does then makes the answer stale.
  */
-static struct {
-	enum guest_op op;
-	enum outcome outcome;
-	pthread_t thread;
-	atomic_bool done;
-} held;
+static enum outcome held_outcome;
 
-static void *run_held(void *arg)
+static void access_held(unsigned long op)
 {
-	pin_thread(1);
-	held.outcome = guest_do(1, held.op, 0, 8, guest_value(0, 2));
-	atomic_store(&held.done, true);
-	return NULL;
+	held_outcome = guest_do(1, op, 0, 8, guest_value(0, 2));
 }
 
-static void start_held(enum guest_op op)
-{
-	held.op = op;
-	atomic_store(&held.done, false);
-	TEST_ASSERT(!pthread_create(&held.thread, NULL, run_held, NULL),
-		    "pthread_create() failed");
-}
-
-static void finish_held(void)
-{
-	pthread_join(held.thread, NULL);
-	ASSERT_OUTCOME(held.outcome, DONE);
-}
-
-static void hold_lookup(u32 ms)
-{
-	region_ioctl(lookup_fd, TKM_HOLD_LOOKUP, &ms);
-}
+static struct access_job held = { .access = access_held };
 
 /* The lookup is busy, without preemption, so there have to be two CPUs. */
 static void require_held_lookups(void)
 {
-	u32 none = 0;
-
 	open_lookup();
-	if (ioctl(lookup_fd, TKM_HOLD_LOOKUP, &none))
+	if (!tkm_can_hold_lookups(lookup_fd))
 		skip("lookups cannot be held: %s", strerror(errno));
 	if (!find_two_cpus(cpus))
 		skip("only one CPU");
-}
-
-/* Returns whether @act was in time. */
-static bool run_held_access(enum guest_op op, void (*act)(void))
-{
-	struct tkm_stats before;
-	bool hit, done, looked_up;
-
-	zap();
-	before = stats_of(lookup_fd);
-	hold_lookup(HELD_MS);
-	start_held(op);
-	do {
-		done = atomic_load(&held.done);
-		looked_up = stats_of(lookup_fd).lookups != before.lookups;
-		TEST_ASSERT(!done || looked_up, "The access did without a lookup");
-	} while (!looked_up);
-
-	act();
-	hit = stats_of(lookup_fd).lookups_done == before.lookups_done;
-	hold_lookup(0);
-	finish_held();
-	return hit;
 }
 
 static void race_held(enum guest_op op, void (*reset)(void),
 		      void (*act)(void), void (*check)(void))
 {
 	int i, hits = 0;
+	bool hit;
 
-	/* The next lookup shall be that of the page, rather than of guest code. */
 	pin_thread(0);
-	start_held(op);
-	finish_held();
+	held.cpu = cpus[1];
+	/* The next lookup shall be that of the page, rather than of guest code. */
+	start_access(&held, op);
+	finish_access(&held);
 
 	for (i = 0; i < HELD_ROUNDS && hits < HELD_HITS; i++) {
 		reset();
-		if (run_held_access(op, act)) {
+		zap();
+		start_held_access(&held, op, lookup_fd);
+		act();
+		hit = finish_held_access(&held, lookup_fd);
+		ASSERT_OUTCOME(held_outcome, DONE);
+		if (hit) {
 			hits++;
 			check();
 		}
@@ -3984,11 +3908,11 @@ static void test_module(void)
 	TEST_ASSERT(mmap(NULL, t.page_size, PROT_READ, MAP_SHARED, t.fd, 0) ==
 		    MAP_FAILED && errno == ENXIO, "mmap() of nothing succeeds");
 
-	module_ioctl(TKM_CREATE, &create);
+	tkm_ioctl(t.fd, TKM_CREATE, &create);
 	assert_refused(TKM_CREATE, &create, EBUSY);
 	t.nr_pages = create.nr_pages;
 	get_counts(t.initial);
-	module_ioctl(TKM_ZAP, &range);
+	tkm_ioctl(t.fd, TKM_ZAP, &range);
 
 	/* Beyond the end, also by an overflow. */
 	range.nr = 2;

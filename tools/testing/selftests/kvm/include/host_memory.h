@@ -22,9 +22,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "test_memory.h"
 #include "test_util.h"
-
-#include "../../../../../virt/kvm/tests/test_kvm_memory_uapi.h"
 
 #define HUGE_SIZE		0x200000ul
 
@@ -528,26 +527,6 @@ static __maybe_unused int open_region(u32 kind, u32 flags, u32 nr_pages,
 			  strerror(errno));
 	}
 	return fd;
-}
-
-static __maybe_unused void region_ioctl(int fd, unsigned long cmd, void *arg)
-{
-	int ret = ioctl(fd, cmd, arg);
-
-	TEST_ASSERT(!ret, "ioctl 0x%lx of the test module failed: %s", cmd,
-		    strerror(errno));
-}
-
-/* The reference counts and flags of the pages of a region. */
-static __maybe_unused void get_region_counts(int fd, u32 nr_pages,
-					     struct tkm_page *pages)
-{
-	struct tkm_counts counts = {
-		.nr = nr_pages,
-		.pages = (uintptr_t)pages,
-	};
-
-	region_ioctl(fd, TKM_COUNTS, &counts);
 }
 
 #endif /* SELFTEST_KVM_HOST_MEMORY_H */

@@ -10,7 +10,6 @@
  */
 #include <fcntl.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,11 +31,9 @@
 #include "kvm_util.h"
 #include "processor.h"
 #include "svm_util.h"
+#include "test_memory.h"
 #include "test_util.h"
-#include "two_cpus.h"
 #include "ucall_common.h"
-
-#include "../../../../../virt/kvm/tests/test_kvm_memory_uapi.h"
 
 #define MEM_GPA			0x40000000ul
 #define MEM_SLOT		10
@@ -374,13 +371,6 @@ static void close_gmem(void)
  * ---------------------------------------------------------------------------
  */
 
-static void module_ioctl(unsigned long cmd, void *arg)
-{
-	TEST_ASSERT(!ioctl(t.module, cmd, arg),
-		    "ioctl 0x%lx of the test module failed: %s", cmd,
-		    strerror(errno));
-}
-
 /* Return false if guest_memfd has no such page. */
 static bool find_page(size_t page, struct tkm_page *desc)
 {
@@ -431,23 +421,9 @@ static void poison(size_t page)
 {
 	struct tkm_file_page cmd = { .fd = t.gmem, .index = page };
 
-	module_ioctl(TKM_FILE_POISON, &cmd);
+	tkm_ioctl(t.module, TKM_FILE_POISON, &cmd);
 	TEST_ASSERT(get_page(page).flags & TKM_PAGE_HWPOISON,
 		    "Page %lu is not poisoned", page);
-}
-
-static struct tkm_stats get_stats(void)
-{
-	struct tkm_stats stats;
-
-	module_ioctl(TKM_STATS, &stats);
-	return stats;
-}
-
-/* Hold the next lookup, or, with 0, let it go. */
-static void hold_lookup(u32 ms)
-{
-	module_ioctl(TKM_HOLD_LOOKUP, &ms);
 }
 
 /*
@@ -537,12 +513,10 @@ FIXTURE(private_race) {
 
 FIXTURE_SETUP(private_race)
 {
-	u32 none = 0;
-
 	set_up();
 	if (t.module < 0)
 		SKIP(return, "no " TKM_DEVICE ", load test_kvm_memory");
-	if (ioctl(t.module, TKM_HOLD_LOOKUP, &none))
+	if (!tkm_can_hold_lookups(t.module))
 		SKIP(return, "lookups cannot be held: %s", strerror(errno));
 	if (!find_two_cpus(race_cpus))
 		SKIP(return, "only one CPU");
@@ -704,7 +678,7 @@ static int nr_freed(void (*use)(size_t page))
 	for (i = 0; i < FREED_PAGES; i++) {
 		TEST_ASSERT(!find_page(i, &desc), "Page %d is still there", i);
 		desc.pfn = pages[i].pfn;
-		module_ioctl(TKM_PFN, &desc);
+		tkm_ioctl(t.module, TKM_PFN, &desc);
 		n += !desc.refcount;
 	}
 
@@ -1014,16 +988,6 @@ TEST_F_TIMEOUT(private_mem, no_async_pf, TEST_SECONDS)
  * ---------------------------------------------------------------------------
  */
 
-/* What another thread does, on vCPU 0. */
-static struct {
-	pthread_t thread;
-	int (*fn)(size_t page);
-	size_t page;
-	int cpu;
-	int err;
-	atomic_bool done;
-} job = { .cpu = -1 };
-
 /*
  * memory_failure() waits for all CPUs that have yet to put pages on their LRU
  * list, and a CPU whose lookup is held does not do that: see to it before.  It
@@ -1040,24 +1004,23 @@ static void drain_lru(void)
 	munmap(absent, PAGE_SIZE);
 }
 
-static void *run_job(void *arg)
+/* What another thread does, on vCPU 0. */
+static struct {
+	int (*fn)(size_t page);
+	int err;
+	struct access_job access;
+} job;
+
+static void run_job(unsigned long page)
 {
-	if (job.cpu >= 0) {
-		kvm_pin_this_task_to_pcpu(job.cpu);
-		drain_lru();
-	}
-	job.err = job.fn(job.page);
-	atomic_store(&job.done, true);
-	return NULL;
+	drain_lru();
+	job.err = job.fn(page);
 }
 
-static void start_job(int (*fn)(size_t page), size_t page)
+static void set_job(int (*fn)(size_t page), int cpu)
 {
 	job.fn = fn;
-	job.page = page;
-	atomic_store(&job.done, false);
-	TEST_ASSERT(!pthread_create(&job.thread, NULL, run_job, NULL),
-		    "pthread_create() failed");
+	job.access = (struct access_job) { .access = run_job, .cpu = cpu };
 }
 
 static int job_read(size_t page)
@@ -1077,7 +1040,6 @@ static int job_prefault(size_t page)
 
 #define RACE_ROUNDS	12
 #define RACE_HITS	3
-#define RACE_HOLD_MS	4000
 
 /*
  * @job looks the memory of a page up.  While it knows the answer, but has not
@@ -1093,23 +1055,12 @@ struct race {
 /* Return true if the host was in time. */
 static bool run_race(const struct race *race, size_t page)
 {
-	struct tkm_stats before = get_stats();
-	bool done, hit;
+	bool hit;
 
 	race->prepare(page);
-	hold_lookup(RACE_HOLD_MS);
-	start_job(race->job, page);
-	for (;;) {
-		done = atomic_load(&job.done);
-		if (get_stats().lookups != before.lookups)
-			break;
-		TEST_ASSERT(!done, "There was no lookup of page %lu", page);
-	}
-
+	start_held_access(&job.access, page, t.module);
 	race->act(page);
-	hit = get_stats().lookups_done == before.lookups_done;
-	hold_lookup(0);
-	pthread_join(job.thread, NULL);
+	hit = finish_held_access(&job.access, t.module);
 	if (hit)
 		race->check(page);
 	return hit;
@@ -1121,14 +1072,14 @@ static void race_lookup(const struct race *race)
 	size_t page;
 
 	kvm_pin_this_task_to_pcpu(race_cpus[0]);
-	job.cpu = race_cpus[1];
+	set_job(race->job, race_cpus[1]);
 
 	/*
 	 * The only lookup to come is that of the page, not one of guest code, and
 	 * the thread needs no new pages.
 	 */
-	start_job(race->job, NR_PAGES - 1);
-	pthread_join(job.thread, NULL);
+	start_access(&job.access, NR_PAGES - 1);
+	finish_access(&job.access);
 	TEST_ASSERT_EQ(job.err, 0);
 
 	for (page = 0; page < RACE_ROUNDS && hits < RACE_HITS; page++)
@@ -1290,12 +1241,13 @@ static void uffd_race(int (*fn)(size_t page), void (*check)(size_t page))
 {
 	size_t page;
 
+	set_job(fn, -1);
 	for (page = 0; page < RACE_HITS; page++) {
-		start_job(fn, page);
+		start_access(&job.access, page);
 		TEST_ASSERT_EQ(uffd_wait(), page);
 		set_private(page);
 		uffd_supply(page);
-		pthread_join(job.thread, NULL);
+		finish_access(&job.access);
 		check(page);
 	}
 	close(uffd);

@@ -18,7 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -592,7 +591,7 @@ static void assert_counts(void)
 	if (t.fd < 0)
 		return;
 
-	get_region_counts(t.fd, t.nr_pages, pages);
+	tkm_get_counts(t.fd, t.nr_pages, pages);
 	for (i = 0; i < t.nr_pages; i++) {
 		TEST_ASSERT(pages[i].refcount == t.initial[i].refcount,
 			    "Page %u has %d references instead of %d", i,
@@ -611,7 +610,7 @@ static void assert_page_dirty(size_t page, bool dirty)
 	if (!t.refcounted)
 		return;
 
-	get_region_counts(t.fd, t.nr_pages, pages);
+	tkm_get_counts(t.fd, t.nr_pages, pages);
 	TEST_ASSERT(dirty == !!(pages[page].flags & TKM_PAGE_DIRTY),
 		    "The struct page of page %lu is %sdirty", page,
 		    dirty ? "not " : "");
@@ -1168,7 +1167,7 @@ static void set_up_region(u32 kind, u32 flags, u32 order, int prot)
 	t.prot = prot;
 	t.hva = map_aligned(t.size, prot, MAP_SHARED, t.fd);
 	fill();
-	get_region_counts(t.fd, t.nr_pages, t.initial);
+	tkm_get_counts(t.fd, t.nr_pages, t.initial);
 }
 
 static void set_up_pfnmap(u32 kind, u32 flags, u32 order)
@@ -1248,7 +1247,7 @@ static void set_up_mixedmap(void)
 	t.refcounted = true;
 	set_up_pfnmap(TKM_MIXEDMAP_NORMAL, 0, 0);
 	populate();
-	get_region_counts(t.fd, t.nr_pages, t.initial);
+	tkm_get_counts(t.fd, t.nr_pages, t.initial);
 }
 
 static void set_up_mixedmap_special(void)
@@ -1314,7 +1313,7 @@ static void set_up_pfnmap_hwpoison(void)
 
 	set_up_refcounted();
 	poison.nr = t.nr_pages;
-	region_ioctl(t.fd, TKM_POISON, &poison);
+	tkm_ioctl(t.fd, TKM_POISON, &poison);
 }
 
 /*
@@ -1780,7 +1779,7 @@ static bool is_clean(int module, size_t page)
 		.addr = (uintptr_t)t.hva + page * PAGE_SIZE,
 	};
 
-	region_ioctl(module, TKM_LOOKUP, &lookup);
+	tkm_ioctl(module, TKM_LOOKUP, &lookup);
 	return !(lookup.page.flags & TKM_PAGE_DIRTY);
 }
 

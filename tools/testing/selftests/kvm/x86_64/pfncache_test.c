@@ -14,7 +14,6 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,11 +34,9 @@
 #include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "processor.h"
+#include "test_memory.h"
 #include "test_util.h"
-#include "two_cpus.h"
 #include "ucall_common.h"
-
-#include "../../../../../virt/kvm/tests/test_kvm_memory_uapi.h"
 
 #define MEM_GPA			0x40000000ul
 #define MEM_SLOT		10
@@ -115,13 +112,6 @@ static void *hva(size_t page)
 	return t.hva + page * PAGE_SIZE;
 }
 
-static void module_ioctl(int fd, unsigned long cmd, void *arg)
-{
-	TEST_ASSERT(!ioctl(fd, cmd, arg),
-		    "ioctl 0x%lx of the test module failed: %s", cmd,
-		    strerror(errno));
-}
-
 static void *map_frames(void *addr, size_t nr, u32 first, int flags)
 {
 	void *mem = mmap(addr, nr * PAGE_SIZE, PROT_READ | PROT_WRITE,
@@ -155,9 +145,7 @@ static void reset_frame(u32 frame)
 
 static void flip_by_exchange(size_t page)
 {
-	struct tkm_exchange cmd = { .a = page, .b = page + NR_PAGES };
-
-	module_ioctl(t.fd, TKM_EXCHANGE, &cmd);
+	tkm_exchange(t.fd, page, page + NR_PAGES);
 }
 
 static void flip_by_mmap(size_t page)
@@ -217,9 +205,7 @@ static void flip_by_moving_slots(size_t page)
 
 static void zap_by_module(size_t page)
 {
-	struct tkm_range cmd = { .nr = NR_FRAMES };
-
-	module_ioctl(t.fd, TKM_ZAP, &cmd);
+	tkm_zap(t.fd, NR_FRAMES);
 }
 
 static void zap_by_madvise(size_t page)
@@ -247,13 +233,6 @@ static const struct memory memories[] = {
 
 static struct tkm_page counts[NR_FRAMES];
 
-static void get_counts(struct tkm_page *pages)
-{
-	struct tkm_counts cmd = { .nr = NR_FRAMES, .pages = (uintptr_t)pages };
-
-	module_ioctl(t.fd, TKM_COUNTS, &cmd);
-}
-
 /* Return why not, or NULL. */
 static const char *open_memory(const struct memory *memory)
 {
@@ -278,7 +257,7 @@ static const char *open_memory(const struct memory *memory)
 		return "the module has no memory without struct pages";
 	}
 
-	get_counts(counts);
+	tkm_get_counts(t.fd, NR_FRAMES, counts);
 	return NULL;
 }
 
@@ -318,7 +297,7 @@ static void close_memory(void)
 	munmap(t.hva, (t.memory->needs_slot ? NR_FRAMES : NR_PAGES) * PAGE_SIZE);
 
 	if (t.memory->kind) {
-		get_counts(pages);
+		tkm_get_counts(t.fd, NR_FRAMES, pages);
 		for (i = 0; i < NR_FRAMES; i++)
 			TEST_ASSERT(pages[i].refcount == counts[i].refcount,
 				    "%s: frame %d has %d references instead of %d",
@@ -723,20 +702,6 @@ static struct {
 	u32 refreshed;
 } stats;
 
-static struct tkm_stats get_stats(int fd)
-{
-	struct tkm_stats tkm_stats;
-
-	module_ioctl(fd, TKM_STATS, &tkm_stats);
-	return tkm_stats;
-}
-
-/* Hold the next lookup, or, with 0, let it go. */
-static void hold_lookup(u32 ms)
-{
-	module_ioctl(t.module, TKM_HOLD_LOOKUP, &ms);
-}
-
 static void assert_old_is(size_t page, const u8 *expected, const char *when)
 {
 	u8 buf[PAGE_SIZE];
@@ -781,7 +746,7 @@ static void take_valid(size_t page)
 
 static bool is_looked_up(u64 lookups)
 {
-	return get_stats(t.module).lookups != lookups;
+	return tkm_get_stats(t.module).lookups != lookups;
 }
 
 /*
@@ -790,24 +755,24 @@ static bool is_looked_up(u64 lookups)
  */
 static void take_looked_up(size_t page)
 {
-	struct tkm_stats before = get_stats(t.module);
+	struct tkm_stats before = tkm_get_stats(t.module);
 
-	hold_lookup(TKM_MAX_HOLD_MS);
+	tkm_hold_lookup(t.module, TKM_MAX_HOLD_MS);
 	t.memory->flip(page);
 	reset_frame(old_frame(page));
 	wait_until(is_looked_up, before.lookups, "nobody looks the memory up");
 	t.memory->flip(page);
-	TEST_ASSERT(get_stats(t.module).lookups_done == before.lookups_done,
+	TEST_ASSERT(tkm_get_stats(t.module).lookups_done == before.lookups_done,
 		    "%s, %s: the lookup ended before the page was taken away",
 		    writer.user->name, t.memory->name);
-	hold_lookup(0);
+	tkm_hold_lookup(t.module, 0);
 	stats.looked_up++;
 	assert_is_taken(page, "after it was looked up");
 }
 
 static bool is_faulted(u64 faults)
 {
-	return get_stats(t.fd).faults != faults;
+	return tkm_get_stats(t.fd).faults != faults;
 }
 
 /*
@@ -816,7 +781,7 @@ static bool is_faulted(u64 faults)
  */
 static void take_at_random(size_t page, u32 round)
 {
-	u64 faults = t.memory->kind ? get_stats(t.fd).faults : 0;
+	u64 faults = t.memory->kind ? tkm_get_stats(t.fd).faults : 0;
 	u32 i;
 
 	t.memory->flip(page);
@@ -932,10 +897,9 @@ static void find_cpus(void)
 static void set_up(void)
 {
 	vm_vaddr_t shinfo;
-	u32 none = 0;
 
 	t.module = open(TKM_DEVICE, O_RDWR);
-	t.can_hold = t.module >= 0 && !ioctl(t.module, TKM_HOLD_LOOKUP, &none);
+	t.can_hold = t.module >= 0 && tkm_can_hold_lookups(t.module);
 	find_cpus();
 	if (!t.can_hold)
 		ksft_print_msg("Lookups cannot be held: what is done during one is by chance\n");

@@ -8,16 +8,14 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 
 #include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "processor.h"
+#include "test_memory.h"
 #include "test_util.h"
 #include "ucall_common.h"
-
-#include "../../../../../virt/kvm/tests/test_kvm_memory_uapi.h"
 
 #define NR_VCPUS		2
 #define NR_PAGES		4
@@ -374,11 +372,8 @@ static void set_prot(int prot)
 /* The guest's next access to any page faults. */
 static void unmap_from_guest(void)
 {
-	struct tkm_range range = { .nr = NR_PAGES };
-
 	if (t.kind.absent) {
-		TEST_ASSERT(!ioctl(t.fd, TKM_ZAP, &range), "TKM_ZAP: %s",
-			    strerror(errno));
+		tkm_zap(t.fd, NR_PAGES);
 		return;
 	}
 
@@ -467,8 +462,7 @@ FIXTURE_SETUP(readonly)
 		if (t.fd < 0)
 			SKIP(return, "%s: %s, load the module test_kvm_memory",
 			     TKM_DEVICE, strerror(errno));
-		TEST_ASSERT(!ioctl(t.fd, TKM_CREATE, &create),
-			    "TKM_CREATE: %s", strerror(errno));
+		tkm_ioctl(t.fd, TKM_CREATE, &create);
 		t.hva = map(t.prot, MAP_SHARED, t.fd);
 		t.view = map(PROT_READ | PROT_WRITE, MAP_SHARED, t.fd);
 	} else {
