@@ -8,6 +8,7 @@
  */
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -36,6 +37,7 @@
 #include "host_memory.h"
 #include "kvm_util.h"
 #include "processor.h"
+#include "test_memory.h"
 #include "test_util.h"
 #include "ucall_common.h"
 
@@ -599,7 +601,7 @@ static void replace(size_t off, size_t size, u64 val)
 	void *mem = mmap(t.hva + off, size, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 
-	TEST_ASSERT(mem == t.hva + off, "mmap() failed: %s", strerror(errno));
+	TEST_ASSERT(mem == t.hva + off, "mmap() failed");
 	WRITE_ONCE(*(u64 *)mem, val);
 }
 
@@ -647,8 +649,7 @@ static void host_writes(size_t off, u64 val)
 		return;
 	}
 
-	TEST_ASSERT(pwrite(t.fd, &val, 8, off) == 8, "pwrite() failed: %s",
-		    strerror(errno));
+	TEST_ASSERT(pwrite(t.fd, &val, 8, off) == 8, "pwrite() failed");
 }
 
 static void host_reads(size_t off, u64 expected)
@@ -665,8 +666,7 @@ static void host_reads(size_t off, u64 expected)
 	if (t.fd < 0)
 		return;
 
-	TEST_ASSERT(pread(t.fd, &val, 8, off) == 8, "pread() failed: %s",
-		    strerror(errno));
+	TEST_ASSERT(pread(t.fd, &val, 8, off) == 8, "pread() failed");
 	TEST_ASSERT(val == expected,
 		    "Host kernel reads 0x%lx instead of 0x%lx at offset 0x%lx",
 		    val, expected, off);
@@ -682,8 +682,7 @@ static void zap(void)
 	}
 
 	TEST_ASSERT(!mprotect(t.hva, t.size, PROT_NONE) &&
-		    !mprotect(t.hva, t.size, t.prot),
-		    "mprotect() failed: %s", strerror(errno));
+		    !mprotect(t.hva, t.size, t.prot), "mprotect() failed");
 }
 
 static void create_region(u32 kind, u32 flags, u32 nr_pages,
@@ -735,8 +734,8 @@ static int try_set_slot(u32 flags, u64 gpa, size_t size, void *hva)
 static void set_slot(u32 flags, u64 gpa, size_t size, void *hva)
 {
 	TEST_ASSERT(!try_set_slot(flags, gpa, size, hva),
-		    "The memslot cannot be 0x%lx bytes at 0x%lx, flags 0x%x: %s",
-		    size, gpa, flags, strerror(errno));
+		    "The memslot cannot be 0x%lx bytes at 0x%lx, flags 0x%x",
+		    size, gpa, flags);
 }
 
 static void remove_slot(void)
@@ -1058,7 +1057,7 @@ static void row_sparse(void)
 	t.size = 2 * HUGE_SIZE;
 	t.hva = map_aligned(t.size, t.prot, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	TEST_ASSERT(!madvise(t.hva, t.size, MADV_NOHUGEPAGE),
-		    "MADV_NOHUGEPAGE: %s", strerror(errno));
+		    "MADV_NOHUGEPAGE failed");
 	t.view = t.hva;
 	create_vm();
 }
@@ -1083,8 +1082,7 @@ static void test_sparse_unmap(void)
 	guest_writes(HUGE_SIZE, guest_value(HUGE_SIZE, 1));
 	host_reads(HUGE_SIZE, guest_value(HUGE_SIZE, 1));
 	TEST_ASSERT(!madvise(t.hva + t.page_size, t.size - t.page_size,
-			     MADV_DONTNEED),
-		    "MADV_DONTNEED: %s", strerror(errno));
+			     MADV_DONTNEED), "MADV_DONTNEED failed");
 	guest_reads(HUGE_SIZE, 0);
 	guest_writes(HUGE_SIZE, guest_value(HUGE_SIZE, 2));
 	host_reads(HUGE_SIZE, guest_value(HUGE_SIZE, 2));
@@ -1248,7 +1246,7 @@ static void row_private_snapshot(void)
 		u64 val = host_value(off, 0);
 
 		TEST_ASSERT(pwrite(snapshot_fd, &val, 8, off) == 8,
-			    "pwrite(): %s", strerror(errno));
+			    "pwrite() failed");
 	}
 
 	t.hva = map_aligned(t.size, t.prot, MAP_PRIVATE, snapshot_fd);
@@ -1261,8 +1259,7 @@ static void assert_file_unchanged(size_t off)
 {
 	u64 val;
 
-	TEST_ASSERT(pread(snapshot_fd, &val, 8, off) == 8, "pread(): %s",
-		    strerror(errno));
+	TEST_ASSERT(pread(snapshot_fd, &val, 8, off) == 8, "pread() failed");
 	TEST_ASSERT_EQ(val, host_value(off, 0));
 }
 
@@ -1322,10 +1319,9 @@ static void start_child(void)
 {
 	int request[2], reply[2];
 
-	TEST_ASSERT(!pipe(request) && !pipe(reply), "pipe(): %s",
-		    strerror(errno));
+	TEST_ASSERT(!pipe(request) && !pipe(reply), "pipe() failed");
 	child.pid = fork();
-	TEST_ASSERT(child.pid >= 0, "fork(): %s", strerror(errno));
+	TEST_ASSERT(child.pid >= 0, "fork() failed");
 	if (!child.pid) {
 		close(request[1]);
 		serve_parent(request[0], reply[1]);
@@ -1340,8 +1336,8 @@ static void stop_child(void)
 {
 	close(child.request);
 	close(child.reply);
-	TEST_ASSERT(waitpid(child.pid, NULL, 0) == child.pid, "waitpid(): %s",
-		    strerror(errno));
+	TEST_ASSERT(waitpid(child.pid, NULL, 0) == child.pid,
+		    "waitpid() failed");
 }
 
 static u64 ask_child(struct child_request req)
@@ -1564,7 +1560,7 @@ static void test_private(void)
 	/* What is freed comes back empty, and nothing else changes. */
 	TEST_ASSERT(!fallocate(t.guest_memfd,
 			       FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-			       t.size / 2), "fallocate(): %s", strerror(errno));
+			       t.size / 2), "fallocate() failed");
 	for (off = 0; off < t.size; off += t.page_size) {
 		guest_reads(off, off < t.size / 2 ? 0 : guest_value(off, 1));
 		host_reads(off, host_value(off, 0));
@@ -1588,8 +1584,7 @@ static const bool refuses_prot_read;
 static void set_prot(int prot)
 {
 	t.prot = prot;
-	TEST_ASSERT(!mprotect(t.hva, t.size, prot), "mprotect(): %s",
-		    strerror(errno));
+	TEST_ASSERT(!mprotect(t.hva, t.size, prot), "mprotect() failed");
 }
 
 /* Nobody looks at the VMA again, though, once there is a memslot. */
@@ -1625,7 +1620,7 @@ static void test_prot_read(void)
 
 	/* The VM survives, and the write is done when it is allowed. */
 	TEST_ASSERT(!mprotect(t.hva, t.size, PROT_READ | PROT_WRITE),
-		    "mprotect(): %s", strerror(errno));
+		    "mprotect() failed");
 	ASSERT_OUTCOME(resume(0), DONE);
 	ASSERT_OUTCOME(resume(1), DONE);
 	host_reads(0, guest_value(0, 1));
@@ -1836,12 +1831,11 @@ static void row_uffd(void)
 	uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
 	if (uffd < 0)
 		skip("userfaultfd: %s", strerror(errno));
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_API, &api), "UFFDIO_API: %s",
-		    strerror(errno));
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_API, &api), "UFFDIO_API failed");
 	reg.range.start = (uintptr_t)t.hva;
 	reg.range.len = t.size;
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_REGISTER, &reg), "UFFDIO_REGISTER: %s",
-		    strerror(errno));
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_REGISTER, &reg),
+		    "UFFDIO_REGISTER failed");
 	create_vm();
 }
 
@@ -1850,8 +1844,8 @@ static u64 uffd_wait(void)
 {
 	struct uffd_msg msg;
 
-	TEST_ASSERT(read(uffd, &msg, sizeof(msg)) == sizeof(msg), "read(): %s",
-		    strerror(errno));
+	TEST_ASSERT(read(uffd, &msg, sizeof(msg)) == sizeof(msg),
+		    "read() failed");
 	TEST_ASSERT_EQ(msg.event, UFFD_EVENT_PAGEFAULT);
 	uffd_fault_thread = msg.arg.pagefault.feat.ptid;
 	return msg.arg.pagefault.address & ~(MIN_PAGE_SIZE - 1ul);
@@ -1866,8 +1860,7 @@ static void uffd_supply(u64 addr)
 		.len = sizeof(src),
 	};
 
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_COPY, &copy), "UFFDIO_COPY: %s",
-		    strerror(errno));
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_COPY, &copy), "UFFDIO_COPY failed");
 }
 
 #define SIGNAL_SECONDS	10
@@ -1971,10 +1964,9 @@ static void *uffd_revoker(void *arg)
 		.len = t.page_size,
 	};
 
-	TEST_ASSERT(!mprotect(t.hva, t.page_size, PROT_NONE), "mprotect(): %s",
-		    strerror(errno));
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_WAKE, &range), "UFFDIO_WAKE: %s",
-		    strerror(errno));
+	TEST_ASSERT(!mprotect(t.hva, t.page_size, PROT_NONE),
+		    "mprotect() failed");
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_WAKE, &range), "UFFDIO_WAKE failed");
 	return NULL;
 }
 
@@ -2088,7 +2080,7 @@ static void row_pfnmap_file_offset(void)
 	t.seed = host_value(t.size, 0);
 	map_region(PROT_READ | PROT_WRITE);
 	TEST_ASSERT(mmap(t.hva, t.size, t.prot, MAP_SHARED | MAP_FIXED, t.fd,
-			 t.size) == t.hva, "mmap() failed: %s", strerror(errno));
+			 t.size) == t.hva, "mmap() failed");
 	create_vm();
 }
 
@@ -2342,8 +2334,7 @@ static void row_hole(void)
 	setup_anonymous();
 	setup_memory();
 	create_vm();
-	TEST_ASSERT(!munmap(t.hva, 2 * t.page_size), "munmap(): %s",
-		    strerror(errno));
+	TEST_ASSERT(!munmap(t.hva, 2 * t.page_size), "munmap() failed");
 }
 
 static void row_prot_none(void)
@@ -2352,7 +2343,7 @@ static void row_prot_none(void)
 	setup_memory();
 	create_vm();
 	TEST_ASSERT(!mprotect(t.hva, 2 * t.page_size, PROT_NONE),
-		    "mprotect(): %s", strerror(errno));
+		    "mprotect() failed");
 }
 
 /* Memory that the kernel itself, i.e. get_user_pages(), must not access. */
@@ -2368,10 +2359,9 @@ static void row_secretmem(void)
 	fd = syscall(__NR_memfd_secret, 0);
 	if (fd < 0)
 		skip("memfd_secret(): %s", strerror(errno));
-	TEST_ASSERT(!ftruncate(fd, 2 * t.page_size), "ftruncate(): %s",
-		    strerror(errno));
+	TEST_ASSERT(!ftruncate(fd, 2 * t.page_size), "ftruncate() failed");
 	mem = mmap(t.hva, 2 * t.page_size, t.prot, MAP_SHARED | MAP_FIXED, fd, 0);
-	TEST_ASSERT(mem == t.hva, "mmap(): %s", strerror(errno));
+	TEST_ASSERT(mem == t.hva, "mmap() failed");
 	close(fd);
 
 	/* Present, so that a walk of the page tables would find it. */
@@ -2397,8 +2387,7 @@ static void row_pkey(void)
 	if (pkey < 0)
 		skip("pkey_alloc(): %s", strerror(errno));
 	TEST_ASSERT(!syscall(__NR_pkey_mprotect, t.hva, 2 * t.page_size, t.prot,
-			     pkey),
-		    "pkey_mprotect(): %s", strerror(errno));
+			     pkey), "pkey_mprotect() failed");
 }
 #endif
 
@@ -2418,11 +2407,10 @@ static void test_faults(void)
 	host_reads(p, guest_value(p, 1));
 
 	/* A page that is mapped goes away, too. */
-	TEST_ASSERT(!mprotect(t.hva, p, PROT_NONE), "mprotect(): %s",
-		    strerror(errno));
+	TEST_ASSERT(!mprotect(t.hva, p, PROT_NONE), "mprotect() failed");
 	ASSERT_OUTCOME(guest_do(0, OP_READ, 0, 8, 0), FAULT);
 	TEST_ASSERT(!mprotect(t.hva, p, PROT_READ | PROT_WRITE),
-		    "mprotect(): %s", strerror(errno));
+		    "mprotect() failed");
 	ASSERT_OUTCOME(resume(0), DONE);
 	TEST_ASSERT_EQ(t.result[0], host_value(0, 1));
 }
@@ -2479,8 +2467,8 @@ static void row_hwpoison_shmem(void)
 static void row_hwpoison_page_cache(void)
 {
 	row_hwpoison_shmem();
-	TEST_ASSERT(!madvise(t.hva, t.size, MADV_DONTNEED), "MADV_DONTNEED: %s",
-		    strerror(errno));
+	TEST_ASSERT(!madvise(t.hva, t.size, MADV_DONTNEED),
+		    "MADV_DONTNEED failed");
 }
 
 static void assert_sigbus(size_t off)
@@ -2526,9 +2514,7 @@ static void test_hwpoison(void)
 
 static void poison(bool on)
 {
-	struct tkm_poison poison = { .nr = 4, .on = on };
-
-	tkm_ioctl(t.fd, TKM_POISON, &poison);
+	tkm_poison(t.fd, 4, on);
 }
 
 static void row_pfnmap_hwpoison(void)
@@ -2629,11 +2615,7 @@ static void row_exec_pfnmap_pageless(void)
 /* The references to memory that is not the module's. */
 static s32 lookup_refcount(void *addr)
 {
-	struct tkm_lookup lookup = { .addr = (uintptr_t)addr };
-
-	TEST_ASSERT(!ioctl(lookup_fd, TKM_LOOKUP, &lookup), "TKM_LOOKUP: %s",
-		    strerror(errno));
-	return lookup.page.refcount;
+	return tkm_lookup(lookup_fd, addr).refcount;
 }
 
 static void row_exec_dax(void)
@@ -2948,18 +2930,18 @@ static void test_exchange_race(void)
 #define HELD_ROUNDS	12
 #define HELD_HITS	3
 
-/*
- * One access of vCPU 1, whose lookup is held when it knows the answer.  What the
- * host does then makes the answer stale.
- */
 static enum outcome held_outcome;
 
-static void access_held(unsigned long op)
+static void access_memory(unsigned long op)
 {
 	held_outcome = guest_do(1, op, 0, 8, guest_value(0, 2));
 }
 
-static struct access_job held = { .access = access_held };
+/*
+ * One access of vCPU 1, whose lookup is held when it knows the answer.  What the
+ * host does then makes the answer stale.
+ */
+static struct access_job held = { .fn = access_memory };
 
 /* The lookup is busy, without preemption, so there have to be two CPUs. */
 static void require_held_lookups(void)
@@ -2982,6 +2964,7 @@ static void race_held(enum guest_op op, void (*reset)(void),
 	/* The next lookup shall be that of the page, rather than of guest code. */
 	start_access(&held, op);
 	finish_access(&held);
+	ASSERT_OUTCOME(held_outcome, DONE);
 
 	for (i = 0; i < HELD_ROUNDS && hits < HELD_HITS; i++) {
 		reset();
@@ -3018,7 +3001,7 @@ static void replace_memory(void)
 	*mem = host_value(0, 3);
 	TEST_ASSERT(mremap(mem, t.page_size, t.page_size,
 			   MREMAP_MAYMOVE | MREMAP_FIXED, t.hva) == t.hva,
-		    "mremap() failed: %s", strerror(errno));
+		    "mremap() failed");
 }
 
 static void check_read(void)
@@ -3215,31 +3198,31 @@ static void swap_to(const char *path)
 	int fd;
 
 	fd = open(path, O_WRONLY);
-	TEST_ASSERT(fd >= 0, "%s: %s", path, strerror(errno));
+	TEST_ASSERT(fd >= 0, "%s cannot be used", path);
 	TEST_ASSERT(pwrite(fd, &header, sizeof(header), 0) == sizeof(header) &&
 		    pwrite(fd, "SWAPSPACE2", 10, t.page_size - 10) == 10 &&
-		    !fsync(fd), "%s: %s", path, strerror(errno));
+		    !fsync(fd), "%s cannot be used", path);
 	close(fd);
-	TEST_ASSERT(!swapon(path, 0), "swapon(%s): %s", path, strerror(errno));
+	TEST_ASSERT(!swapon(path, 0), "swapon(%s) failed", path);
 	swap_path = path;
 	atexit(remove_swap);
 }
 
 /*
- * A new page is on a list of the CPU that made it first, where nobody can evict
- * it, and where it stays if the thread goes elsewhere and the CPU is idle.
+ * New pages wait in a batch of the CPU that made them before they get onto an
+ * LRU list, and so do pages after MADV_FREE.  Until then they cannot be evicted,
+ * and MADV_PAGEOUT drains the batches of its own CPU only.
  */
 static void stay_on_this_cpu(void)
 {
 	int cpu = sched_getcpu();
 
-	TEST_ASSERT(cpu >= 0, "sched_getcpu(): %s", strerror(errno));
+	TEST_ASSERT(cpu >= 0, "sched_getcpu() failed");
 	kvm_pin_this_task_to_pcpu(cpu);
 }
 
 static void add_swap(void)
 {
-	stay_on_this_cpu();
 	add_zram();
 	swap_to(zram_path);
 }
@@ -3250,8 +3233,7 @@ static int nr_evicted(void)
 	unsigned char resident[DIRTY_PAGES];
 	int i, n = 0;
 
-	TEST_ASSERT(!mincore(t.hva, t.size, resident), "mincore(): %s",
-		    strerror(errno));
+	TEST_ASSERT(!mincore(t.hva, t.size, resident), "mincore() failed");
 	for (i = 0; i < DIRTY_PAGES; i++)
 		n += !(resident[i] & 1);
 	return n;
@@ -3259,16 +3241,16 @@ static int nr_evicted(void)
 
 static int evict_to_swap(int fd)
 {
-	TEST_ASSERT(!madvise(t.hva, t.size, MADV_PAGEOUT), "MADV_PAGEOUT: %s",
-		    strerror(errno));
+	TEST_ASSERT(!madvise(t.hva, t.size, MADV_PAGEOUT),
+		    "MADV_PAGEOUT failed");
 	return nr_evicted();
 }
 
 static int evict_to_disk(int fd)
 {
-	TEST_ASSERT(!fsync(fd), "fsync(): %s", strerror(errno));
-	TEST_ASSERT(!madvise(t.hva, t.size, MADV_DONTNEED), "MADV_DONTNEED: %s",
-		    strerror(errno));
+	TEST_ASSERT(!fsync(fd), "fsync() failed");
+	TEST_ASSERT(!madvise(t.hva, t.size, MADV_DONTNEED),
+		    "MADV_DONTNEED failed");
 	/* Drops what is clean: data whose page was not marked dirty is lost. */
 	posix_fadvise(fd, 0, t.size, POSIX_FADV_DONTNEED);
 	return nr_evicted();
@@ -3323,6 +3305,7 @@ static void no_write_is_lost(int (*evict)(int fd), int fd)
 
 static void row_dirty_swap(void)
 {
+	stay_on_this_cpu();
 	add_swap();
 	setup_anonymous();
 	create_vm();
@@ -3335,6 +3318,7 @@ static void test_dirty_swap(void)
 
 static void row_dirty_shmem_swap(void)
 {
+	stay_on_this_cpu();
 	add_swap();
 	row_shmem();
 	/* Pages with a second mapping are not paged out. */
@@ -3361,8 +3345,8 @@ static void test_dirty_madv_free(void)
 	for (round = 0; round < DIRTY_ROUNDS; round++) {
 		for (off = 0; off < t.size; off += t.page_size)
 			guest_writes(off, host_value(off, round));
-		TEST_ASSERT(!madvise(t.hva, t.size, MADV_FREE), "MADV_FREE: %s",
-			    strerror(errno));
+		TEST_ASSERT(!madvise(t.hva, t.size, MADV_FREE),
+			    "MADV_FREE failed");
 		/*
 		 * Read and write, or write only.  Leave the other half alone:
 		 * KVM may map the neighbours of a page in advance, and then
@@ -3375,7 +3359,7 @@ static void test_dirty_madv_free(void)
 			guest_writes(off, guest_value(off, round));
 		}
 		TEST_ASSERT(!madvise(t.hva, t.size, MADV_PAGEOUT),
-			    "MADV_PAGEOUT: %s", strerror(errno));
+			    "MADV_PAGEOUT failed");
 		for (i = 0; i < DIRTY_PAGES; i++) {
 			off = i * t.page_size;
 			if (i < DIRTY_PAGES / 2)
@@ -3408,7 +3392,7 @@ static void row_dirty_file(void)
 	add_zram();
 	atexit(drop_dirty_file);
 	dirty_fd = open(zram_path, O_RDWR);
-	TEST_ASSERT(dirty_fd >= 0, "%s: %s", zram_path, strerror(errno));
+	TEST_ASSERT(dirty_fd >= 0, "%s cannot be used", zram_path);
 	t.size = 16 * t.page_size;
 	t.hva = map_aligned(t.size, t.prot, MAP_SHARED, dirty_fd);
 	t.view = t.hva;
@@ -3545,16 +3529,16 @@ static void add_slow_swap(void)
 	if (control < 0)
 		skip("/dev/loop-control: %s", strerror(errno));
 	nr = ioctl(control, LOOP_CTL_GET_FREE);
-	TEST_ASSERT(nr >= 0, "LOOP_CTL_GET_FREE: %s", strerror(errno));
+	TEST_ASSERT(nr >= 0, "LOOP_CTL_GET_FREE failed");
 	close(control);
 
 	add_zram();
 	fd = open(zram_path, O_RDWR);
-	TEST_ASSERT(fd >= 0, "%s: %s", zram_path, strerror(errno));
+	TEST_ASSERT(fd >= 0, "%s cannot be used", zram_path);
 	snprintf(loop_path, sizeof(loop_path), "/dev/loop%d", nr);
 	loop_fd = open(loop_path, O_RDWR);
-	TEST_ASSERT(loop_fd >= 0 && !ioctl(loop_fd, LOOP_SET_FD, fd), "%s: %s",
-		    loop_path, strerror(errno));
+	TEST_ASSERT(loop_fd >= 0 && !ioctl(loop_fd, LOOP_SET_FD, fd),
+		    "%s cannot be used", loop_path);
 	atexit(remove_loop);
 	close(fd);
 	swap_to(loop_path);
@@ -3736,8 +3720,8 @@ static void test_mte_swap(void)
 	for (round = 0; round < MTE_ROUNDS; round++) {
 		for (i = 0; i < DIRTY_PAGES; i++)
 			host_writes(i * t.page_size, host_value(i, round));
-		TEST_ASSERT(!madvise(t.hva, t.size, MADV_FREE), "MADV_FREE: %s",
-			    strerror(errno));
+		TEST_ASSERT(!madvise(t.hva, t.size, MADV_FREE),
+			    "MADV_FREE failed");
 		set_tags(tags, round);
 		/* The first attempt only finds out that they are dirty. */
 		evict_to_swap(-1);
@@ -3759,7 +3743,7 @@ static void create_vm_and_replace_memory(int fd)
 	t.hva = map_aligned(t.size, t.prot, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 	create_vm();
 	TEST_ASSERT(mmap(t.hva, t.size, t.prot, MAP_SHARED | MAP_FIXED, fd, 0)
-		    == t.hva, "mmap() failed: %s", strerror(errno));
+		    == t.hva, "mmap() failed");
 }
 
 static void row_mte_mixedmap(void)
@@ -4217,11 +4201,11 @@ static bool start_trace(void)
 		return false;
 
 	TEST_ASSERT(!mkdir(TRACE_DIR, 0700) || errno == EEXIST,
-		    "mkdir(" TRACE_DIR "): %s", strerror(errno));
+		    "mkdir(" TRACE_DIR ") failed");
 
 	/* Opening with O_TRUNC empties the buffer. */
 	fd = open(TRACE_DIR "trace", O_WRONLY | O_TRUNC);
-	TEST_ASSERT(fd >= 0, TRACE_DIR "trace: %s", strerror(errno));
+	TEST_ASSERT(fd >= 0, TRACE_DIR "trace cannot be opened");
 	close(fd);
 	write_number(TRACE_DIR TRACE_EVENT, 1);
 	return true;
@@ -4255,7 +4239,7 @@ static void stop_trace(struct resolution *last)
 
 	write_number(TRACE_DIR TRACE_EVENT, 0);
 	f = fopen(TRACE_DIR "trace", "r");
-	TEST_ASSERT(f, TRACE_DIR "trace: %s", strerror(errno));
+	TEST_ASSERT(f, TRACE_DIR "trace cannot be opened");
 	while (fgets(line, sizeof(line), f)) {
 		get_field(line, "kvm_follow_pfn: gfn ", val);
 		if (!val[0] || strtoull(val, NULL, 16) != report->gfn)
@@ -4309,7 +4293,7 @@ static bool print_table(void)
 	size_t i, size;
 	FILE *table = open_memstream(&text, &size);
 
-	TEST_ASSERT(table, "open_memstream(): %s", strerror(errno));
+	TEST_ASSERT(table, "open_memstream() failed");
 	fprintf(table, "%-35s %-6s %-6s %-11s %-11s %-9s %s\n", "memory", "read",
 		"write", "route", "refcounted", "writable", "exit");
 	for (i = 0; i < ARRAY_SIZE(rows); i++) {

@@ -53,7 +53,7 @@ static __maybe_unused void *map_report(size_t size)
 	void *mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
 			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
-	TEST_ASSERT(mem != MAP_FAILED, "mmap() failed: %s", strerror(errno));
+	TEST_ASSERT(mem != MAP_FAILED, "mmap() failed");
 	return mem;
 }
 
@@ -116,15 +116,14 @@ static __maybe_unused int fork_test(void (*run)(const void *arg),
 	skip_reason[0] = '\0';
 	fflush(stdout);
 	pid = fork();
-	TEST_ASSERT(pid >= 0, "fork() failed: %s", strerror(errno));
+	TEST_ASSERT(pid >= 0, "fork() failed");
 	if (!pid) {
 		watch_for_alarm();
 		run(arg);
 		exit(KSFT_PASS);
 	}
 
-	TEST_ASSERT(waitpid(pid, &status, 0) == pid, "waitpid() failed: %s",
-		    strerror(errno));
+	TEST_ASSERT(waitpid(pid, &status, 0) == pid, "waitpid() failed");
 	return status;
 }
 
@@ -138,7 +137,7 @@ static __maybe_unused bool is_skip(int status)
 /* Returns false if there is no module. */
 static __maybe_unused bool get_module_stats(struct tkm_stats *stats)
 {
-	int fd = open(TKM_DEVICE, O_RDWR);
+	int fd = tkm_open();
 	bool ret;
 
 	memset(stats, 0, sizeof(*stats));
@@ -242,8 +241,7 @@ static __maybe_unused int run_tests(int argc, char **argv,
 	}
 
 	if (require && !get_module_stats(&stats))
-		ksft_exit_fail_msg("%s: %s, load the module test_kvm_memory\n",
-				   TKM_DEVICE, strerror(errno));
+		ksft_exit_fail_msg(TKM_MISSING "\n");
 
 	if (table)
 		return print_table() ? 0 : KSFT_FAIL;
@@ -271,9 +269,8 @@ static __maybe_unused void write_number(const char *path, long val)
 {
 	int fd = open(path, O_WRONLY);
 
-	TEST_ASSERT(fd >= 0, "open(%s): %s", path, strerror(errno));
-	TEST_ASSERT(dprintf(fd, "%ld", val) > 0, "write(%s): %s", path,
-		    strerror(errno));
+	TEST_ASSERT(fd >= 0, "open(%s) failed", path);
+	TEST_ASSERT(dprintf(fd, "%ld", val) > 0, "write(%s) failed", path);
 	close(fd);
 }
 
@@ -301,7 +298,7 @@ static __maybe_unused void *map(size_t size, int prot, int flags, int fd)
 {
 	void *mem = mmap(NULL, size, prot, flags, fd, 0);
 
-	TEST_ASSERT(mem != MAP_FAILED, "mmap() failed: %s", strerror(errno));
+	TEST_ASSERT(mem != MAP_FAILED, "mmap() failed");
 	return mem;
 }
 
@@ -314,7 +311,7 @@ static __maybe_unused void *map_aligned(size_t size, int prot, int flags,
 
 	mem = align_ptr_up(mem, HUGE_SIZE);
 	mem = mmap(mem, size, prot, flags | MAP_FIXED, fd, 0);
-	TEST_ASSERT(mem != MAP_FAILED, "mmap() failed: %s", strerror(errno));
+	TEST_ASSERT(mem != MAP_FAILED, "mmap() failed");
 	return mem;
 }
 
@@ -327,7 +324,7 @@ static __maybe_unused bool has_huge_pages(void *mem, size_t size)
 	FILE *f;
 
 	f = fopen("/proc/self/smaps", "r");
-	TEST_ASSERT(f, "/proc/self/smaps: %s", strerror(errno));
+	TEST_ASSERT(f, "/proc/self/smaps cannot be opened");
 	while (fgets(line, sizeof(line), f)) {
 		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
 			found = start <= (uintptr_t)mem && (uintptr_t)mem < end;
@@ -391,9 +388,9 @@ static __maybe_unused int make_file(const char *dir, size_t size)
 
 	snprintf(path, sizeof(path), "%s/host_memory.XXXXXX", dir);
 	fd = mkstemp(path);
-	TEST_ASSERT(fd >= 0, "mkstemp(%s): %s", path, strerror(errno));
+	TEST_ASSERT(fd >= 0, "mkstemp(%s) failed", path);
 	unlink(path);
-	TEST_ASSERT(!ftruncate(fd, size), "ftruncate(): %s", strerror(errno));
+	TEST_ASSERT(!ftruncate(fd, size), "ftruncate() failed");
 	return fd;
 }
 
@@ -405,7 +402,7 @@ static __maybe_unused int open_dax(void)
 		skip("no DAX device given with -d");
 
 	fd = open(dax_path, O_RDWR);
-	TEST_ASSERT(fd >= 0, "%s: %s", dax_path, strerror(errno));
+	TEST_ASSERT(fd >= 0, "%s cannot be used", dax_path);
 	return fd;
 }
 
@@ -493,18 +490,17 @@ static __maybe_unused int open_pci_bar(size_t *size)
 	closedir(dir);
 
 	fd = open(path, O_RDWR);
-	TEST_ASSERT(fd >= 0 && !fstat(fd, &st), "%s: %s", path, strerror(errno));
+	TEST_ASSERT(fd >= 0 && !fstat(fd, &st), "%s cannot be used", path);
 	*size = st.st_size;
 	return fd;
 }
 
 static __maybe_unused int open_module(void)
 {
-	int fd = open(TKM_DEVICE, O_RDWR);
+	int fd = tkm_open();
 
 	if (fd < 0)
-		skip("%s: %s, load the module test_kvm_memory", TKM_DEVICE,
-		     strerror(errno));
+		skip(TKM_MISSING);
 	return fd;
 }
 
@@ -512,20 +508,10 @@ static __maybe_unused int open_module(void)
 static __maybe_unused int open_region(u32 kind, u32 flags, u32 nr_pages,
 				      u32 order)
 {
-	struct tkm_create create = {
-		.kind = kind,
-		.flags = flags,
-		.nr_pages = nr_pages,
-		.order = order,
-	};
 	int fd = open_module();
 
-	if (ioctl(fd, TKM_CREATE, &create)) {
-		if (kind == TKM_PFNMAP_PAGELESS && errno == ENODEV)
-			skip("the module has no memory without struct pages");
-		TEST_FAIL("TKM_CREATE of kind %u failed: %s", kind,
-			  strerror(errno));
-	}
+	if (!tkm_create(fd, kind, flags, nr_pages, order))
+		skip(TKM_NO_PAGELESS);
 	return fd;
 }
 

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What tests ask of the module test_kvm_memory (CONFIG_KVM_TEST_MEMORY), and
- * accesses whose lookup of the memory it holds, so that the host can change the
+ * What tests ask of the module test_kvm_memory (CONFIG_KVM_TEST_MEMORY).  It can
+ * hold KVM's lookup of the memory of an access, so that the host changes the
  * memory when KVM knows the answer, but has not used it yet.
  */
 #ifndef SELFTEST_KVM_TEST_MEMORY_H
 #define SELFTEST_KVM_TEST_MEMORY_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -22,8 +23,37 @@
 static inline void tkm_ioctl(int fd, unsigned long cmd, void *arg)
 {
 	TEST_ASSERT(!ioctl(fd, cmd, arg),
-		    "ioctl 0x%lx of the test module failed: %s", cmd,
-		    strerror(errno));
+		    "ioctl 0x%lx of the test module failed", cmd);
+}
+
+#define TKM_MISSING	"no " TKM_DEVICE ", load the module test_kvm_memory"
+
+/* Return a file that can have a region, or -1 if there is no module. */
+static inline int tkm_open(void)
+{
+	return open(TKM_DEVICE, O_RDWR);
+}
+
+#define TKM_NO_PAGELESS	"the module has no memory without struct pages"
+
+/*
+ * Create the region of a file, @nr_pages, whose folios have the given order.
+ * Return false if it is of memory without struct pages, and the module has none.
+ */
+static inline bool tkm_create(int fd, u32 kind, u32 flags, u32 nr_pages,
+			      u32 order)
+{
+	struct tkm_create create = {
+		.kind = kind,
+		.flags = flags,
+		.nr_pages = nr_pages,
+		.order = order,
+	};
+	int ret = ioctl(fd, TKM_CREATE, &create);
+
+	TEST_ASSERT(!ret || (kind == TKM_PFNMAP_PAGELESS && errno == ENODEV),
+		    "TKM_CREATE of kind %u failed", kind);
+	return !ret;
 }
 
 static inline struct tkm_stats tkm_get_stats(int fd)
@@ -53,6 +83,23 @@ static inline void tkm_zap(int fd, u32 nr_pages)
 	tkm_ioctl(fd, TKM_ZAP, &range);
 }
 
+/* Declare the first pages of a region poisoned, or undo that. */
+static inline void tkm_poison(int fd, u32 nr_pages, bool on)
+{
+	struct tkm_poison poison = { .nr = nr_pages, .on = on };
+
+	tkm_ioctl(fd, TKM_POISON, &poison);
+}
+
+/* The reference count and flags of any page that userspace has mapped. */
+static inline struct tkm_page tkm_lookup(int fd, void *addr)
+{
+	struct tkm_lookup lookup = { .addr = (uintptr_t)addr };
+
+	tkm_ioctl(fd, TKM_LOOKUP, &lookup);
+	return lookup.page;
+}
+
 /* Two pages of a region change places. */
 static inline void tkm_exchange(int fd, u32 a, u32 b)
 {
@@ -67,7 +114,7 @@ static inline void tkm_hold_lookup(int fd, u32 ms)
 	tkm_ioctl(fd, TKM_HOLD_LOOKUP, &ms);
 }
 
-/* Set errno where the kernel cannot do that. */
+/* Return false, with errno set, where the kernel cannot do that. */
 static inline bool tkm_can_hold_lookups(int fd)
 {
 	u32 none = 0;
@@ -77,7 +124,7 @@ static inline bool tkm_can_hold_lookups(int fd)
 
 /*
  * Find the first two CPUs that the test may use, for threads that have to run at
- * the same time.  Return false if it has one.
+ * the same time.  Return false if there is only one.
  */
 static inline bool find_two_cpus(int cpus[2])
 {
@@ -85,7 +132,7 @@ static inline bool find_two_cpus(int cpus[2])
 	int cpu, n = 0;
 
 	TEST_ASSERT(!sched_getaffinity(0, sizeof(allowed), &allowed),
-		    "sched_getaffinity(): %s", strerror(errno));
+		    "sched_getaffinity() failed");
 	for (cpu = 0; cpu < CPU_SETSIZE && n < 2; cpu++)
 		if (CPU_ISSET(cpu, &allowed))
 			cpus[n++] = cpu;
@@ -94,11 +141,12 @@ static inline bool find_two_cpus(int cpus[2])
 }
 
 /*
- * An access by a thread of its own.  A lookup that is held keeps its CPU busy,
- * so @cpu must be another one than the main thread's; -1 is any.
+ * An access by a thread of its own, on @cpu, or, with -1, wherever its creator
+ * may run.  A lookup that is held keeps its CPU busy: then @cpu must be another
+ * one than that of the thread that changes the memory.
  */
 struct access_job {
-	void (*access)(unsigned long arg);
+	void (*fn)(unsigned long arg);
 	unsigned long arg;
 	int cpu;
 
@@ -115,7 +163,7 @@ static inline void *run_access(void *arg)
 
 	if (job->cpu >= 0)
 		kvm_pin_this_task_to_pcpu(job->cpu);
-	job->access(job->arg);
+	job->fn(job->arg);
 	atomic_store(&job->done, true);
 	return NULL;
 }
@@ -133,21 +181,22 @@ static inline void finish_access(struct access_job *job)
 	pthread_join(job->thread, NULL);
 }
 
-/* Start an access, and return when its lookup is over, and held by @module. */
+/* Start an access, and return when @module holds its lookup. */
 static inline void start_held_access(struct access_job *job, unsigned long arg,
 				     int module)
 {
 	struct tkm_stats before = tkm_get_stats(module);
 	bool done, looked_up;
 
+	TEST_ASSERT(job->cpu >= 0, "No CPU for the access");
 	job->lookups_done = before.lookups_done;
 	tkm_hold_lookup(module, ACCESS_HOLD_MS);
 	start_access(job, arg);
 	do {
-		/* In this order: who is done has looked the memory up before. */
+		/* In this order: a lookup comes before the end of its access. */
 		done = atomic_load(&job->done);
 		looked_up = tkm_get_stats(module).lookups != before.lookups;
-		TEST_ASSERT(!done || looked_up, "The access did without a lookup");
+		TEST_ASSERT(!done || looked_up, "There was no lookup");
 	} while (!looked_up);
 }
 

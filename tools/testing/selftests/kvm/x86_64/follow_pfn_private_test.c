@@ -338,7 +338,7 @@ static void punch_hole(size_t page, size_t nr)
 {
 	TEST_ASSERT(!fallocate(t.gmem, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
 			       page * PAGE_SIZE, nr * PAGE_SIZE),
-		    "FALLOC_FL_PUNCH_HOLE: %s", strerror(errno));
+		    "FALLOC_FL_PUNCH_HOLE failed");
 }
 
 static void set_slot(u32 flags, size_t nr)
@@ -377,8 +377,7 @@ static bool find_page(size_t page, struct tkm_page *desc)
 	struct tkm_file_page cmd = { .fd = t.gmem, .index = page };
 
 	if (ioctl(t.module, TKM_FILE_PAGE, &cmd)) {
-		TEST_ASSERT(errno == ENOENT, "TKM_FILE_PAGE: %s",
-			    strerror(errno));
+		TEST_ASSERT(errno == ENOENT, "TKM_FILE_PAGE failed");
 		return false;
 	}
 
@@ -440,13 +439,13 @@ static void set_up(void)
 	};
 	int i;
 
-	t.module = open(TKM_DEVICE, O_RDWR);
+	t.module = tkm_open();
 
 	/* Aligned like the GPA, so that huge pages are possible. */
 	t.shared = mmap(NULL, NR_PAGES * PAGE_SIZE + SZ_2M,
 			PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
 			0);
-	TEST_ASSERT(t.shared != MAP_FAILED, "mmap() failed: %s", strerror(errno));
+	TEST_ASSERT(t.shared != MAP_FAILED, "mmap() failed");
 	t.shared = align_ptr_up(t.shared, SZ_2M);
 
 	t.vm = __vm_create_with_vcpus(shape, NR_VCPUS, NR_PAGES, guest_code,
@@ -494,7 +493,7 @@ FIXTURE_SETUP(private_page)
 {
 	set_up();
 	if (t.module < 0)
-		SKIP(return, "no " TKM_DEVICE ", load test_kvm_memory");
+		SKIP(return, TKM_MISSING);
 }
 
 FIXTURE_TEARDOWN(private_page)
@@ -515,7 +514,7 @@ FIXTURE_SETUP(private_race)
 {
 	set_up();
 	if (t.module < 0)
-		SKIP(return, "no " TKM_DEVICE ", load test_kvm_memory");
+		SKIP(return, TKM_MISSING);
 	if (!tkm_can_hold_lookups(t.module))
 		SKIP(return, "lookups cannot be held: %s", strerror(errno));
 	if (!find_two_cpus(race_cpus))
@@ -843,7 +842,7 @@ TEST_F_TIMEOUT(private_page, poison, TEST_SECONDS)
 TEST_F_TIMEOUT(private_page, poison_before_use, TEST_SECONDS)
 {
 	TEST_ASSERT(!fallocate(t.gmem, FALLOC_FL_KEEP_SIZE, 0, 2 * PAGE_SIZE),
-		    "fallocate(): %s", strerror(errno));
+		    "fallocate() failed");
 	vm_mem_set_private(t.vm, gpa(0), 2 * PAGE_SIZE);
 	poison(0);
 	assert_fails(0, EHWPOISON);
@@ -867,9 +866,9 @@ static void write_file(const char *path, const char *val)
 	/* O_TRUNC empties the trace buffer. */
 	int fd = open(path, O_WRONLY | O_TRUNC);
 
-	TEST_ASSERT(fd >= 0, "open(%s): %s", path, strerror(errno));
-	TEST_ASSERT(write(fd, val, strlen(val)) == strlen(val), "write(%s): %s",
-		    path, strerror(errno));
+	TEST_ASSERT(fd >= 0, "open(%s) failed", path);
+	TEST_ASSERT(write(fd, val, strlen(val)) == strlen(val),
+		    "write(%s) failed", path);
 	close(fd);
 }
 
@@ -879,7 +878,7 @@ static int nr_trace_lines(const char *word)
 	char line[512];
 	int n = 0;
 
-	TEST_ASSERT(f, TRACE_DIR "trace: %s", strerror(errno));
+	TEST_ASSERT(f, TRACE_DIR "trace cannot be opened");
 	while (fgets(line, sizeof(line), f))
 		n += line[0] != '#' && strstr(line, word);
 	fclose(f);
@@ -902,10 +901,9 @@ static bool set_up_uffd(void)
 	if (uffd < 0)
 		return false;
 
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_API, &api), "UFFDIO_API: %s",
-		    strerror(errno));
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_REGISTER, &reg), "UFFDIO_REGISTER: %s",
-		    strerror(errno));
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_API, &api), "UFFDIO_API failed");
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_REGISTER, &reg),
+		    "UFFDIO_REGISTER failed");
 	return true;
 }
 
@@ -914,8 +912,8 @@ static size_t uffd_wait(void)
 {
 	struct uffd_msg msg;
 
-	TEST_ASSERT(read(uffd, &msg, sizeof(msg)) == sizeof(msg), "read(): %s",
-		    strerror(errno));
+	TEST_ASSERT(read(uffd, &msg, sizeof(msg)) == sizeof(msg),
+		    "read() failed");
 	TEST_ASSERT_EQ(msg.event, UFFD_EVENT_PAGEFAULT);
 	return (msg.arg.pagefault.address - (uintptr_t)t.shared) / PAGE_SIZE;
 }
@@ -929,8 +927,7 @@ static void uffd_supply(size_t page)
 		.len = PAGE_SIZE,
 	};
 
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_COPY, &copy), "UFFDIO_COPY: %s",
-		    strerror(errno));
+	TEST_ASSERT(!ioctl(uffd, UFFDIO_COPY, &copy), "UFFDIO_COPY failed");
 }
 
 static void *uffd_server(void *arg)
@@ -952,7 +949,7 @@ TEST_F_TIMEOUT(private_mem, no_async_pf, TEST_SECONDS)
 		SKIP(return, "userfaultfd: %s", strerror(errno));
 
 	TEST_ASSERT(!mkdir(TRACE_DIR, 0700) || errno == EEXIST,
-		    "mkdir(" TRACE_DIR "): %s", strerror(errno));
+		    "mkdir(" TRACE_DIR ") failed");
 	write_file(TRACE_DIR TRACE_EVENT, "1");
 	write_file(TRACE_DIR "trace", "\n");
 
@@ -992,7 +989,7 @@ TEST_F_TIMEOUT(private_mem, no_async_pf, TEST_SECONDS)
  * memory_failure() waits for all CPUs that have yet to put pages on their LRU
  * list, and a CPU whose lookup is held does not do that: see to it before.  It
  * also waits for those that have buffers of a block device: then the host is
- * not in time.
+ * not in time.  Where nothing is held, it does no harm.
  */
 static void drain_lru(void)
 {
@@ -1000,7 +997,7 @@ static void drain_lru(void)
 			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	TEST_ASSERT(absent != MAP_FAILED && !madvise(absent, PAGE_SIZE, MADV_COLD),
-		    "The LRU lists cannot be drained: %s", strerror(errno));
+		    "The LRU lists cannot be drained");
 	munmap(absent, PAGE_SIZE);
 }
 
@@ -1008,7 +1005,7 @@ static void drain_lru(void)
 static struct {
 	int (*fn)(size_t page);
 	int err;
-	struct access_job access;
+	struct access_job thread;
 } job;
 
 static void run_job(unsigned long page)
@@ -1020,7 +1017,7 @@ static void run_job(unsigned long page)
 static void set_job(int (*fn)(size_t page), int cpu)
 {
 	job.fn = fn;
-	job.access = (struct access_job) { .access = run_job, .cpu = cpu };
+	job.thread = (struct access_job) { .fn = run_job, .cpu = cpu };
 }
 
 static int job_read(size_t page)
@@ -1058,9 +1055,9 @@ static bool run_race(const struct race *race, size_t page)
 	bool hit;
 
 	race->prepare(page);
-	start_held_access(&job.access, page, t.module);
+	start_held_access(&job.thread, page, t.module);
 	race->act(page);
-	hit = finish_held_access(&job.access, t.module);
+	hit = finish_held_access(&job.thread, t.module);
 	if (hit)
 		race->check(page);
 	return hit;
@@ -1078,8 +1075,8 @@ static void race_lookup(const struct race *race)
 	 * The only lookup to come is that of the page, not one of guest code, and
 	 * the thread needs no new pages.
 	 */
-	start_access(&job.access, NR_PAGES - 1);
-	finish_access(&job.access);
+	start_access(&job.thread, NR_PAGES - 1);
+	finish_access(&job.thread);
 	TEST_ASSERT_EQ(job.err, 0);
 
 	for (page = 0; page < RACE_ROUNDS && hits < RACE_HITS; page++)
@@ -1243,11 +1240,11 @@ static void uffd_race(int (*fn)(size_t page), void (*check)(size_t page))
 
 	set_job(fn, -1);
 	for (page = 0; page < RACE_HITS; page++) {
-		start_access(&job.access, page);
+		start_access(&job.thread, page);
 		TEST_ASSERT_EQ(uffd_wait(), page);
 		set_private(page);
 		uffd_supply(page);
-		finish_access(&job.access);
+		finish_access(&job.thread);
 		check(page);
 	}
 	close(uffd);

@@ -364,7 +364,7 @@ static void inject_interrupt(void)
 	};
 
 	TEST_ASSERT(__vm_ioctl(t.vm, KVM_SIGNAL_MSI, &msi) == 1,
-		    "KVM_SIGNAL_MSI failed: %s", strerror(errno));
+		    "KVM_SIGNAL_MSI failed");
 }
 
 /* A vCPU that has been shut down can be started anew. */
@@ -492,7 +492,7 @@ static void set_slot(size_t size, void *hva)
 
 	ret = __vm_set_user_memory_region2(t.vm, MEM_SLOT, flags, MEM_GPA, size,
 					   hva, t.guest_memfd, 0);
-	TEST_ASSERT(!ret, "The memslot was refused: %s", strerror(errno));
+	TEST_ASSERT(!ret, "The memslot was refused");
 }
 
 /* Give the memory to the VM. */
@@ -519,7 +519,7 @@ static void host_writes(size_t page, const void *data, size_t len)
 		memcpy(t.view + page * PAGE_SIZE, data, len);
 	else
 		TEST_ASSERT(pwrite(t.fd, data, len, page * PAGE_SIZE) == len,
-			    "pwrite() failed: %s", strerror(errno));
+			    "pwrite() failed");
 }
 
 static void host_reads(size_t page, size_t off, void *data, size_t len)
@@ -529,7 +529,7 @@ static void host_reads(size_t page, size_t off, void *data, size_t len)
 		memcpy(data, t.view + off, len);
 	else
 		TEST_ASSERT(pread(t.fd, data, len, off) == len,
-			    "pread() failed: %s", strerror(errno));
+			    "pread() failed");
 }
 
 static u64 host_reads_u64(size_t page, size_t off)
@@ -633,7 +633,7 @@ static struct pins count_pins(void)
 	write_number("/proc/sys/vm/stat_refresh", 0);
 
 	f = fopen("/proc/vmstat", "r");
-	TEST_ASSERT(f, "/proc/vmstat: %s", strerror(errno));
+	TEST_ASSERT(f, "/proc/vmstat cannot be opened");
 	while (fgets(line, sizeof(line), f)) {
 		found += sscanf(line, "nr_foll_pin_acquired %lu",
 				&pins.acquired) == 1;
@@ -695,8 +695,7 @@ static void assert_dirty(ssize_t page)
 static void zap(void)
 {
 	TEST_ASSERT(!mprotect(t.hva, t.size, PROT_NONE) &&
-		    !mprotect(t.hva, t.size, t.prot),
-		    "mprotect() failed: %s", strerror(errno));
+		    !mprotect(t.hva, t.size, t.prot), "mprotect() failed");
 }
 
 /*
@@ -1070,8 +1069,7 @@ static void fill(void)
 static void set_prot(int prot)
 {
 	t.prot = prot;
-	TEST_ASSERT(!mprotect(t.hva, t.size, prot), "mprotect(): %s",
-		    strerror(errno));
+	TEST_ASSERT(!mprotect(t.hva, t.size, prot), "mprotect() failed");
 }
 
 static void set_up_zero_page(void)
@@ -1142,7 +1140,7 @@ static void set_up_snapshot(void)
 	for (page = 0; page < NR_PAGES; page++)
 		TEST_ASSERT(pwrite(t.snapshot_fd, &t.content, PAGE_SIZE,
 				   page * PAGE_SIZE) == PAGE_SIZE,
-			    "pwrite() failed: %s", strerror(errno));
+			    "pwrite() failed");
 	t.hva = map_aligned(t.size, t.prot, MAP_PRIVATE, t.snapshot_fd);
 	t.view = t.hva;
 }
@@ -1277,7 +1275,7 @@ static void set_up_private(void)
 static void set_up_hole(void)
 {
 	set_up_shmem();
-	TEST_ASSERT(!munmap(t.hva, t.size), "munmap(): %s", strerror(errno));
+	TEST_ASSERT(!munmap(t.hva, t.size), "munmap() failed");
 }
 
 static void set_up_prot_none(void)
@@ -1309,11 +1307,8 @@ static void set_up_hwpoison(void)
 
 static void set_up_pfnmap_hwpoison(void)
 {
-	struct tkm_poison poison = { .on = 1 };
-
 	set_up_refcounted();
-	poison.nr = t.nr_pages;
-	tkm_ioctl(t.fd, TKM_POISON, &poison);
+	tkm_poison(t.fd, t.nr_pages, true);
 }
 
 /*
@@ -1554,7 +1549,7 @@ static bool print_table(void)
 	int status;
 	FILE *table = open_memstream(&text, &size);
 
-	TEST_ASSERT(table, "open_memstream(): %s", strerror(errno));
+	TEST_ASSERT(table, "open_memstream() failed");
 	fprintf(table, "%-25s", "memory");
 	for (j = 0; j < NR_USERS; j++)
 		fprintf(table, " %s", users[j].name);
@@ -1595,7 +1590,7 @@ static bool print_table(void)
 
 static void lose_by_munmap(void)
 {
-	TEST_ASSERT(!munmap(t.hva, t.size), "munmap(): %s", strerror(errno));
+	TEST_ASSERT(!munmap(t.hva, t.size), "munmap() failed");
 }
 
 static void lose_memslot(void)
@@ -1619,10 +1614,9 @@ static void replace_by_pfnmap(void)
 {
 	int fd = open_region(TKM_PFNMAP_REFCOUNTED, 0, NR_PAGES, 0);
 
-	TEST_ASSERT(pwrite(fd, t.view, t.size, 0) == t.size,
-		    "pwrite() failed: %s", strerror(errno));
+	TEST_ASSERT(pwrite(fd, t.view, t.size, 0) == t.size, "pwrite() failed");
 	TEST_ASSERT(mmap(t.hva, t.size, t.prot, MAP_SHARED | MAP_FIXED, fd, 0) ==
-		    t.hva, "mmap() failed: %s", strerror(errno));
+		    t.hva, "mmap() failed");
 	close(fd);
 }
 
@@ -1775,12 +1769,9 @@ static void test_hsave_readonly_in_smm(const void *arg)
 /* Whether the host may drop the contents of an anonymous page. */
 static bool is_clean(int module, size_t page)
 {
-	struct tkm_lookup lookup = {
-		.addr = (uintptr_t)t.hva + page * PAGE_SIZE,
-	};
+	struct tkm_page desc = tkm_lookup(module, t.hva + page * PAGE_SIZE);
 
-	tkm_ioctl(module, TKM_LOOKUP, &lookup);
-	return !(lookup.page.flags & TKM_PAGE_DIRTY);
+	return !(desc.flags & TKM_PAGE_DIRTY);
 }
 
 /*
@@ -1796,8 +1787,7 @@ static void test_written_page_is_dirty(const void *arg)
 	create_vm(VM_TYPE_DEFAULT);
 	set_up_anonymous();
 	add_memory();
-	TEST_ASSERT(!madvise(t.hva, t.size, MADV_FREE), "MADV_FREE: %s",
-		    strerror(errno));
+	TEST_ASSERT(!madvise(t.hva, t.size, MADV_FREE), "MADV_FREE failed");
 	for (page = 0; page < 4; page++)
 		TEST_ASSERT(is_clean(module, page), "Page %lu is dirty", page);
 
@@ -1831,7 +1821,7 @@ static int count_refusals(void)
 	int count = 0;
 	ssize_t len;
 
-	TEST_ASSERT(fd >= 0, "/dev/kmsg: %s", strerror(errno));
+	TEST_ASSERT(fd >= 0, "/dev/kmsg cannot be opened");
 	for (;;) {
 		len = read(fd, record, sizeof(record) - 1);
 		/* Records may be overwritten before they are read. */
@@ -1845,7 +1835,7 @@ static int count_refusals(void)
 			skip("the kernel's log has lost its beginning");
 		count += strstr(record, "gfn 0x") && strstr(record, PARAMETER);
 	}
-	TEST_ASSERT(!len || errno == EAGAIN, "/dev/kmsg: %s", strerror(errno));
+	TEST_ASSERT(!len || errno == EAGAIN, "/dev/kmsg cannot be read");
 	close(fd);
 	return count;
 }

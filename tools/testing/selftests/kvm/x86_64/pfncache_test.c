@@ -117,7 +117,7 @@ static void *map_frames(void *addr, size_t nr, u32 first, int flags)
 	void *mem = mmap(addr, nr * PAGE_SIZE, PROT_READ | PROT_WRITE,
 			 MAP_SHARED | flags, t.fd, first * PAGE_SIZE);
 
-	TEST_ASSERT(mem != MAP_FAILED, "mmap(): %s", strerror(errno));
+	TEST_ASSERT(mem != MAP_FAILED, "mmap() failed");
 	return mem;
 }
 
@@ -134,13 +134,13 @@ static u32 old_frame(size_t page)
 static void read_frame(u32 frame, void *buf)
 {
 	TEST_ASSERT(pread(t.fd, buf, PAGE_SIZE, frame * PAGE_SIZE) == PAGE_SIZE,
-		    "pread(): %s", strerror(errno));
+		    "pread() failed");
 }
 
 static void reset_frame(u32 frame)
 {
 	TEST_ASSERT(pwrite(t.fd, t.image, PAGE_SIZE, frame * PAGE_SIZE) == PAGE_SIZE,
-		    "pwrite(): %s", strerror(errno));
+		    "pwrite() failed");
 }
 
 static void flip_by_exchange(size_t page)
@@ -156,8 +156,7 @@ static void flip_by_mmap(size_t page)
 
 static void flip_by_munmap(size_t page)
 {
-	TEST_ASSERT(!munmap(hva(page), PAGE_SIZE), "munmap(): %s",
-		    strerror(errno));
+	TEST_ASSERT(!munmap(hva(page), PAGE_SIZE), "munmap() failed");
 	flip_by_mmap(page);
 }
 
@@ -169,7 +168,7 @@ static void flip_by_mremap(size_t page)
 	mem = map_frames(NULL, 1, t.frame[page], 0);
 	mem = mremap(mem, PAGE_SIZE, PAGE_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED,
 		     hva(page));
-	TEST_ASSERT(mem == hva(page), "mremap(): %s", strerror(errno));
+	TEST_ASSERT(mem == hva(page), "mremap() failed");
 }
 
 static void set_slot(u32 slot, u64 gpa, size_t nr, u32 frame)
@@ -211,7 +210,7 @@ static void zap_by_module(size_t page)
 static void zap_by_madvise(size_t page)
 {
 	TEST_ASSERT(!madvise(hva(page), PAGE_SIZE, MADV_DONTNEED),
-		    "madvise(): %s", strerror(errno));
+		    "madvise() failed");
 }
 
 static const struct memory memories[] = {
@@ -236,25 +235,19 @@ static struct tkm_page counts[NR_FRAMES];
 /* Return why not, or NULL. */
 static const char *open_memory(const struct memory *memory)
 {
-	struct tkm_create create = {
-		.kind = memory->kind,
-		.nr_pages = NR_FRAMES,
-	};
-
 	t.memory = memory;
 	if (!memory->kind) {
 		t.fd = kvm_memfd_alloc(NR_FRAMES * PAGE_SIZE, false);
 		return NULL;
 	}
 
-	t.fd = open(TKM_DEVICE, O_RDWR);
+	t.fd = tkm_open();
 	if (t.fd < 0)
-		return "no " TKM_DEVICE ", load test_kvm_memory";
+		return TKM_MISSING;
 
-	if (ioctl(t.fd, TKM_CREATE, &create)) {
-		TEST_ASSERT(errno == ENODEV, "TKM_CREATE: %s", strerror(errno));
+	if (!tkm_create(t.fd, memory->kind, 0, NR_FRAMES, 0)) {
 		close(t.fd);
-		return "the module has no memory without struct pages";
+		return TKM_NO_PAGELESS;
 	}
 
 	tkm_get_counts(t.fd, NR_FRAMES, counts);
@@ -475,7 +468,7 @@ static int write_irqfd(void)
 	static u32 i;
 
 	TEST_ASSERT(!eventfd_write(irqfds[i++ % NR_IRQFDS], 1),
-		    "eventfd_write(): %s", strerror(errno));
+		    "eventfd_write() failed");
 	return 0;
 }
 
@@ -533,7 +526,7 @@ static void set_up_irqfds(void)
 		routing->nr++;
 
 		irqfds[i] = eventfd(0, 0);
-		TEST_ASSERT(irqfds[i] >= 0, "eventfd(): %s", strerror(errno));
+		TEST_ASSERT(irqfds[i] >= 0, "eventfd() failed");
 		irqfd.fd = irqfds[i];
 		vm_ioctl(t.vm, KVM_IRQFD, &irqfd);
 	}
@@ -898,7 +891,7 @@ static void set_up(void)
 {
 	vm_vaddr_t shinfo;
 
-	t.module = open(TKM_DEVICE, O_RDWR);
+	t.module = tkm_open();
 	t.can_hold = t.module >= 0 && tkm_can_hold_lookups(t.module);
 	find_cpus();
 	if (!t.can_hold)
@@ -1135,7 +1128,7 @@ static void run_vmm(const struct user *user)
 	wait_until(page_is_written, 0, "an event");
 
 	pid = fork();
-	TEST_ASSERT(pid >= 0, "fork(): %s", strerror(errno));
+	TEST_ASSERT(pid >= 0, "fork() failed");
 	if (pid)
 		_exit(0);
 }
@@ -1145,7 +1138,7 @@ static void send_events_after(int exit_of_vmm)
 	char c;
 	int i;
 
-	TEST_ASSERT(!read(exit_of_vmm, &c, 1), "read(): %s", strerror(errno));
+	TEST_ASSERT(!read(exit_of_vmm, &c, 1), "read() failed");
 
 	reset_frame(current_frame(0));
 	for (i = 0; i < NR_IRQFDS; i++)

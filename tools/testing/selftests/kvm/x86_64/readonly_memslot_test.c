@@ -365,8 +365,7 @@ static void set_slot(u32 flags, size_t size)
 
 static void set_prot(int prot)
 {
-	TEST_ASSERT(!mprotect(t.hva, RO_SIZE, prot), "mprotect(): %s",
-		    strerror(errno));
+	TEST_ASSERT(!mprotect(t.hva, RO_SIZE, prot), "mprotect() failed");
 }
 
 /* The guest's next access to any page faults. */
@@ -401,7 +400,7 @@ static void *map(int prot, int flags, int fd)
 {
 	void *mem = mmap(NULL, RO_SIZE, prot, flags, fd, 0);
 
-	TEST_ASSERT(mem != MAP_FAILED, "mmap(): %s", strerror(errno));
+	TEST_ASSERT(mem != MAP_FAILED, "mmap() failed");
 	return mem;
 }
 
@@ -442,10 +441,6 @@ static void set_up_user_mode(void)
 
 FIXTURE_SETUP(readonly)
 {
-	struct tkm_create create = {
-		.kind = TKM_PFNMAP_REFCOUNTED,
-		.nr_pages = NR_PAGES,
-	};
 	size_t off;
 	u64 i;
 
@@ -458,11 +453,10 @@ FIXTURE_SETUP(readonly)
 		t.prot = PROT_READ;
 
 	if (t.kind.pfnmap) {
-		t.fd = open(TKM_DEVICE, O_RDWR);
+		t.fd = tkm_open();
 		if (t.fd < 0)
-			SKIP(return, "%s: %s, load the module test_kvm_memory",
-			     TKM_DEVICE, strerror(errno));
-		tkm_ioctl(t.fd, TKM_CREATE, &create);
+			SKIP(return, TKM_MISSING);
+		tkm_create(t.fd, TKM_PFNMAP_REFCOUNTED, 0, NR_PAGES, 0);
 		t.hva = map(t.prot, MAP_SHARED, t.fd);
 		t.view = map(PROT_READ | PROT_WRITE, MAP_SHARED, t.fd);
 	} else {
