@@ -61,13 +61,6 @@ refuse_rebased() {
 	fi
 }
 
-# lock NAME: only one script at a time moves build/NAME.
-lock() {
-	mkdir -p "$BUILD"
-	exec 9>"$BUILD/.lock-$1"
-	flock -n 9 || die "another run is using build/$1: wait for it"
-}
-
 # overlay_files DIR: the new kernel files of the project in DIR.
 overlay_files() (
 	cd "$1" || exit

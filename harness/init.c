@@ -375,7 +375,7 @@ static const char *join(char **words)
 
 static void run_list(void)
 {
-	bool kmemleak = false;
+	bool kmemleak = false, whole;
 	char line[4096], *argv[MAX_ARGS + 1], *word;
 	FILE *f = fopen("/list", "re");
 	int n;
@@ -385,6 +385,7 @@ static void run_list(void)
 		return;
 	}
 	while (fgets(line, sizeof(line), f)) {
+		whole = strchr(line, '\n') || feof(f);
 		line[strcspn(line, "#\n")] = '\0';
 		n = 0;
 		for (word = strtok(line, " \t"); word && n < MAX_ARGS; word = strtok(NULL, " \t"))
@@ -392,6 +393,11 @@ static void run_list(void)
 		argv[n] = NULL;
 		if (!n)
 			continue;
+		if (word || !whole) {
+			/* The rest of the line would be the next entry. */
+			result(false, argv[0], "its line is too long");
+			break;
+		}
 		if (!strcmp(argv[0], "kmemleak"))
 			kmemleak = true;
 		else if (!strcmp(argv[0], "module") && n >= 2)

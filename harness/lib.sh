@@ -75,6 +75,24 @@ nested() {
 	return 1
 }
 
+# lock NAME [WHAT]: only one script at a time moves WHAT, or else build/NAME.
+lock() {
+	mkdir -p "$BUILD"
+	exec 9>"$BUILD/.lock-$1"
+	flock -n 9 || die "another run is using ${2:-build/$1}: wait for it"
+}
+
+# alone: this script, with all that it starts, builds and boots the kernels; two would
+# take build/linux and out/ away from each other.
+alone() {
+	[ -z "${ALONE:-}" ] || return 0
+	lock run 'build/ and out/'
+	export ALONE=1
+}
+
+# Ctrl-C ends a script also if what it waits for takes it for a reason to end well.
+trap 'trap - INT; kill -INT $$' INT
+
 say() {
 	progress
 	printf '%s\n' "$*"
