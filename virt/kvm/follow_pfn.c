@@ -336,6 +336,9 @@ static kvm_pfn_t kvm_follow_pfn_got_pte(struct kvm_follow_pfn *kfp,
 	return args->pfn;
 }
 
+/* How often a kernel thread may fault without finding a PTE afterwards. */
+#define KVM_KTHREAD_FAULTS	16
+
 /*
  * Walk to the PTE of VM_IO or VM_PFNMAP memory, with mmap_lock held for read.
  *
@@ -344,7 +347,8 @@ static kvm_pfn_t kvm_follow_pfn_got_pte(struct kvm_follow_pfn *kfp,
  * was interrupted reports success without having mapped anything; the access of
  * a CPU would simply fault again in both cases, so do that here.  A handler that
  * says that it had to wait is called again in spite of a signal that is not
- * fatal, unless FOLL_INTERRUPTIBLE is set, as get_user_pages() does.
+ * fatal, unless FOLL_INTERRUPTIBLE is set, as get_user_pages() does.  A kernel
+ * thread, which has borrowed the mm, gets no signals: limit its faults.
  *
  * A write that meets a read-only PTE takes a write fault before it is judged:
  * the owner may map read-only at first in order to be told of writes.
@@ -355,6 +359,8 @@ static kvm_pfn_t kvm_follow_pfn_got_pte(struct kvm_follow_pfn *kfp,
  */
 static kvm_pfn_t kvm_walk_remapped(struct kvm_follow_pfn *kfp)
 {
+	bool is_kthread = current->flags & PF_KTHREAD;
+	unsigned int kthread_faults = KVM_KTHREAD_FAULTS;
 	bool write = kfp->flags & FOLL_WRITE;
 	bool may_upgrade = kvm_follow_pfn_may_upgrade(kfp);
 	bool interruptible = kfp->flags & FOLL_INTERRUPTIBLE;
@@ -397,6 +403,9 @@ static kvm_pfn_t kvm_walk_remapped(struct kvm_follow_pfn *kfp)
 		    (faulted && !present && signal_pending(current)) ||
 		    (told_to_wait && interruptible && signal_pending(current)))
 			return KVM_PFN_ERR_SIGPENDING;
+
+		if (faulted && !present && is_kthread && !--kthread_faults)
+			return KVM_PFN_ERR_FAULT;
 
 		/*
 		 * The fault of a write to an absent PTE may map it read-only.

@@ -894,6 +894,25 @@ KFP_TEST(kfp_signal_ends_repeated_faults_of_pfnmap)
 			KVM_PFN_ERR_SIGPENDING);
 }
 
+KFP_TEST(kfp_kernel_thread_does_not_fault_for_ever)
+{
+	struct kfp_env *env = test->priv;
+	struct kvm_follow_pfn kfp;
+
+	kfp_map_shared(test, &kfp_pfnmap);
+
+	/* The test is a kernel thread, and no signal is to come. */
+	KUNIT_ASSERT_TRUE(test, current->flags & PF_KTHREAD);
+	env->mem.reply = VM_FAULT_NOPAGE;
+	env->mem.nr_replies = 100;
+	kfp = kfp_guarded(test, 0, FOLL_WRITE);
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp), KVM_PFN_ERR_FAULT);
+	KUNIT_EXPECT_GT(test, env->mem.nr_replies, 0);
+
+	env->mem.nr_replies = 1;
+	KUNIT_EXPECT_EQ(test, kfp_probe(test, kfp), env->mem.pfn[0]);
+}
+
 KFP_TEST(kfp_signal_ends_an_interruptible_lookup_of_pfnmap_that_is_told_to_retry)
 {
 	struct kfp_env *env = test->priv;
@@ -2498,6 +2517,7 @@ static struct kunit_case kfp_test_cases[] = {
 	KUNIT_CASE(kfp_signal_ends_an_interruptible_lookup),
 	KUNIT_CASE(kfp_signal_does_not_end_an_uninterruptible_lookup),
 	KUNIT_CASE(kfp_signal_ends_repeated_faults_of_pfnmap),
+	KUNIT_CASE(kfp_kernel_thread_does_not_fault_for_ever),
 	KUNIT_CASE(kfp_signal_ends_an_interruptible_lookup_of_pfnmap_that_is_told_to_retry),
 	KUNIT_CASE(kfp_signal_does_not_end_a_lookup_of_pfnmap_that_is_told_to_retry),
 	KUNIT_CASE(kfp_signal_does_not_end_a_lookup_of_pfnmap_that_needs_one_fault),
