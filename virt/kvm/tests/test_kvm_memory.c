@@ -25,6 +25,9 @@
 #include <linux/slab.h>
 #include <linux/tracepoint.h>
 #include <linux/uaccess.h>
+#ifdef CONFIG_ARM64_MTE
+#include <asm/mte.h>
+#endif
 
 #include "test_kvm_memory_uapi.h"
 
@@ -427,6 +430,10 @@ static u32 tkm_page_flags(const struct page *page)
 		flags |= TKM_PAGE_LRU;
 	if (PageHWPoison(page))
 		flags |= TKM_PAGE_HWPOISON;
+#ifdef CONFIG_ARM64_MTE
+	if (page_mte_tagged(page))
+		flags |= TKM_PAGE_TAGGED;
+#endif
 
 	return flags;
 }

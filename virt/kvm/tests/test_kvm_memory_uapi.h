@@ -98,6 +98,7 @@ struct tkm_poison {
 #define TKM_PAGE_RESERVED	0x10
 #define TKM_PAGE_LRU		0x20
 #define TKM_PAGE_HWPOISON	0x40
+#define TKM_PAGE_TAGGED		0x80	/* arm64: the memory tags are valid */
 
 /* @refcount is page_ref_count(), or -1 where there is no struct page. */
 struct tkm_page {

@@ -31,6 +31,7 @@
 #endif
 #include <linux/userfaultfd.h>
 
+#include "absent_memory.h"
 #ifdef __x86_64__
 #include "apic.h"
 #endif
@@ -1818,49 +1819,26 @@ static void test_romd(void)
 static int uffd;
 static u32 uffd_fault_thread;
 
-/* The memory is absent until the test supplies it. */
 static void row_uffd(void)
 {
-	struct uffdio_api api = {
-		.api = UFFD_API,
-		.features = UFFD_FEATURE_THREAD_ID,
-	};
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-
 	setup_anonymous();
-	uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	uffd = absent_open(t.hva, t.size);
 	if (uffd < 0)
 		skip("userfaultfd: %s", strerror(errno));
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_API, &api), "UFFDIO_API failed");
-	reg.range.start = (uintptr_t)t.hva;
-	reg.range.len = t.size;
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_REGISTER, &reg),
-		    "UFFDIO_REGISTER failed");
 	create_vm();
 }
 
 /* Wait until somebody needs a page, remember who, and return where. */
 static u64 uffd_wait(void)
 {
-	struct uffd_msg msg;
-
-	TEST_ASSERT(read(uffd, &msg, sizeof(msg)) == sizeof(msg),
-		    "read() failed");
-	TEST_ASSERT_EQ(msg.event, UFFD_EVENT_PAGEFAULT);
-	uffd_fault_thread = msg.arg.pagefault.feat.ptid;
-	return msg.arg.pagefault.address & ~(MIN_PAGE_SIZE - 1ul);
+	return absent_wait(uffd, &uffd_fault_thread);
 }
 
 static void uffd_supply(u64 addr)
 {
 	u64 src[MIN_PAGE_SIZE / 8] = { host_value(0, 7) };
-	struct uffdio_copy copy = {
-		.dst = addr,
-		.src = (uintptr_t)src,
-		.len = sizeof(src),
-	};
 
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_COPY, &copy), "UFFDIO_COPY failed");
+	absent_supply(uffd, addr, src, sizeof(src));
 }
 
 #define SIGNAL_SECONDS	10
@@ -2610,6 +2588,42 @@ static void row_exec_pfnmap_pageless(void)
 {
 	row_pfnmap_pageless();
 	set_up_exec();
+}
+
+/* More than one page of page tables for each that a vCPU has in store. */
+#define SPLIT_BLOCKS		44
+#define TAINT_WARN		(1 << 9)
+
+static void row_exec_block_logged(void)
+{
+	t.size = SPLIT_BLOCKS * HUGE_SIZE;
+	t.hva = map_thp(t.size);
+	t.view = t.hva;
+	create_vm();
+	set_up_exec();
+}
+
+/*
+ * Blocks are mapped before they are executed, and before dirty logging begins:
+ * each is split by an instruction fetch.
+ */
+static void test_exec_block_logged(void)
+{
+	long tainted = read_number("/proc/sys/kernel/tainted");
+	size_t off;
+
+	for (off = 0; off < t.size; off += HUGE_SIZE) {
+		host_writes(off, INSN_RET);
+		guest_reads(off, INSN_RET);
+	}
+	set_slot(KVM_MEM_LOG_DIRTY_PAGES, MEM_GPA, t.size, t.hva);
+	for (off = 0; off < t.size; off += HUGE_SIZE) {
+		ASSERT_OUTCOME(guest_do(0, OP_EXEC, off, 0, 0), DONE);
+		TEST_ASSERT_EQ(t.result[0], 0);
+	}
+	TEST_ASSERT(tainted & TAINT_WARN ||
+		    !(read_number("/proc/sys/kernel/tainted") & TAINT_WARN),
+		    "The kernel has warned of something");
 }
 
 /* The references to memory that is not the module's. */
@@ -3746,6 +3760,42 @@ static void create_vm_and_replace_memory(int fd)
 		    == t.hva, "mmap() failed");
 }
 
+static void row_mte_thp(void)
+{
+	require_mte();
+	open_lookup();
+	row_thp();
+}
+
+static size_t nr_tagged(size_t size)
+{
+	struct tkm_page page;
+	size_t off, nr = 0;
+
+	for (off = 0; off < size; off += t.page_size) {
+		page = tkm_lookup(lookup_fd, t.hva + off);
+		page = tkm_get_page(lookup_fd, page.pfn);
+		nr += !!(page.flags & TKM_PAGE_TAGGED);
+	}
+	return nr;
+}
+
+/*
+ * The pages that a write maps with its own have tags of theirs, too: logging maps
+ * by pages, and what it has write-protected is mapped by a block later.
+ */
+static void test_mte_thp(void)
+{
+	set_slot(KVM_MEM_LOG_DIRTY_PAGES, MEM_GPA, t.size, t.hva);
+	guest_writes(0, guest_value(0, 1));
+	assert_dirty(0, true);
+	TEST_ASSERT_EQ(nr_tagged(HUGE_SIZE), 1);
+
+	set_slot(0, MEM_GPA, t.size, t.hva);
+	guest_writes(0, guest_value(0, 2));
+	TEST_ASSERT_EQ(nr_tagged(HUGE_SIZE), HUGE_SIZE / t.page_size);
+}
+
 static void row_mte_mixedmap(void)
 {
 	require_mte();
@@ -4053,6 +4103,7 @@ static const struct row {
 	  test_exec_aborts },
 	{ "exec_pfnmap_pageless", row_exec_pfnmap_pageless, test_exec_aborts },
 	{ "exec_dax", row_exec_dax, test_exec_dax },
+	{ "exec_block_logged", row_exec_block_logged, test_exec_block_logged },
 #endif
 	{ "slot_deleted", row_slot_race, test_slot_deleted },
 	{ "slot_moved", row_slot_race, test_slot_moved },
@@ -4070,6 +4121,7 @@ static const struct row {
 #ifdef __aarch64__
 	{ "mte_copy_tags", row_mte_copy_tags, test_mte_copy_tags },
 	{ "mte_swap", row_mte_swap, test_mte_swap },
+	{ "mte_thp", row_mte_thp, test_mte_thp },
 	{ "mte_mixedmap", row_mte_mixedmap, test_mte_mixedmap },
 	{ "mte_pfnmap", row_mte_pfnmap, test_mte_pfnmap },
 	{ "mte_dax", row_mte_dax, test_mte_dax },

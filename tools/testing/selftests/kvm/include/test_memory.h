@@ -100,6 +100,15 @@ static inline struct tkm_page tkm_lookup(int fd, void *addr)
 	return lookup.page;
 }
 
+/* The same of the page at a page frame number, be it a part of a huge page. */
+static inline struct tkm_page tkm_get_page(int fd, u64 pfn)
+{
+	struct tkm_page page = { .pfn = pfn };
+
+	tkm_ioctl(fd, TKM_PFN, &page);
+	return page;
+}
+
 /* Two pages of a region change places. */
 static inline void tkm_exchange(int fd, u32 a, u32 b)
 {

@@ -16,7 +16,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -27,6 +26,7 @@
 
 #include <asm/pvclock-abi.h>
 
+#include "absent_memory.h"
 #include "kvm_test_harness.h"
 #include "kvm_util.h"
 #include "processor.h"
@@ -890,44 +890,21 @@ static int uffd;
 /* The shared memory is absent until the test supplies it. */
 static bool set_up_uffd(void)
 {
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = {
-		.range.start = (uintptr_t)t.shared,
-		.range.len = NR_PAGES * PAGE_SIZE,
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
-
-	uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-	if (uffd < 0)
-		return false;
-
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_API, &api), "UFFDIO_API failed");
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_REGISTER, &reg),
-		    "UFFDIO_REGISTER failed");
-	return true;
+	uffd = absent_open(t.shared, NR_PAGES * PAGE_SIZE);
+	return uffd >= 0;
 }
 
 /* Wait until somebody needs a page, and return which. */
 static size_t uffd_wait(void)
 {
-	struct uffd_msg msg;
-
-	TEST_ASSERT(read(uffd, &msg, sizeof(msg)) == sizeof(msg),
-		    "read() failed");
-	TEST_ASSERT_EQ(msg.event, UFFD_EVENT_PAGEFAULT);
-	return (msg.arg.pagefault.address - (uintptr_t)t.shared) / PAGE_SIZE;
+	return (absent_wait(uffd, NULL) - (uintptr_t)t.shared) / PAGE_SIZE;
 }
 
 static void uffd_supply(size_t page)
 {
 	u64 src[PAGE_SIZE / sizeof(u64)] = { shared_value(page) };
-	struct uffdio_copy copy = {
-		.dst = (uintptr_t)shared_hva(page),
-		.src = (uintptr_t)src,
-		.len = PAGE_SIZE,
-	};
 
-	TEST_ASSERT(!ioctl(uffd, UFFDIO_COPY, &copy), "UFFDIO_COPY failed");
+	absent_supply(uffd, (uintptr_t)shared_hva(page), src, sizeof(src));
 }
 
 static void *uffd_server(void *arg)
