@@ -414,7 +414,7 @@ static int tkm_poison(struct tkm_region *region, void __user *argp)
 }
 
 /* The pages of a block are no folio, look at each one's own flags. */
-static u32 tkm_page_flags(const struct page *page)
+static u32 tkm_page_flags(struct page *page)
 {
 	u32 flags = 0;
 
